@@ -1,0 +1,21 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod control;
+pub mod device;
+pub mod diffusion;
+pub mod error;
+pub mod image;
+pub mod nets;
+pub mod ops;
+pub mod pipeline;
+pub mod progress;
+pub mod rng;
+pub mod weights;
+
+#[cfg(feature = "accelerate")]
+extern crate accelerate_src;
+#[cfg(feature = "mkl")]
+extern crate intel_mkl_src;
+
+pub use error::{Error, Result};

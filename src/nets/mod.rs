@@ -1,0 +1,7 @@
+//! The networks, each sized by the model folder's own `config.json` and loaded through a `VarBuilder`.
+
+pub mod clip;
+pub mod controlnet;
+pub mod ip_adapter;
+pub mod unet;
+pub mod vae;

@@ -1,0 +1,18 @@
+//! The operations the nets are made of, one per kind, the same on every backend.
+//!
+//! A net never calls a framework layer directly: a faster kernel lands here, once, and every net gains. Weight names are
+//! the caller's business; an operation only knows `weight` and `bias`.
+
+mod activation;
+mod attention;
+mod conv;
+mod linear;
+mod norm;
+mod upsample;
+
+pub use activation::{Activation, gelu, quick_gelu, silu};
+pub use attention::attention;
+pub use conv::Conv2d;
+pub use linear::{Embedding, Linear};
+pub use norm::{GroupNorm, LayerNorm};
+pub use upsample::upsample_nearest;
