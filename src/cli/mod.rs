@@ -1,1 +1,134 @@
-//! TBD
+//! The command line: what the user may type, and one file per command.
+//!
+//! Commands take plain typed arguments and a [`Printer`]; they return errors and never print them.
+
+mod completions;
+mod interrupt;
+mod printer;
+
+use clap::error::{ContextKind, ErrorKind};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use impasto::Error;
+use printer::Printer;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Paint from a prompt, a style image and a structure image.
+#[derive(Debug, Parser)]
+#[command(name = "impasto", version, about, max_term_width = 100, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    /// Print results and errors only
+    #[arg(long, short, global = true)]
+    quiet: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Print the script that teaches a shell to complete `impasto`
+    Completions(completions::Args),
+    /// Print the manual page
+    Man(completions::ManArgs),
+}
+
+/// Why there is nothing to run: help was asked for, or the line was wrong.
+pub(crate) struct Stop(clap::Error);
+
+/// Reads the command line.
+pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Command, Printer), Stop> {
+    let matches = command().try_get_matches_from(args).map_err(Stop)?;
+    let cli = Cli::from_arg_matches(&matches).map_err(Stop)?;
+    Ok((cli.command, Printer::new(cli.quiet)))
+}
+
+/// The whole command line as clap knows it, help texts filled in.
+pub(crate) fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Runs a command.
+pub(crate) fn run(command: Command, printer: &Printer) -> anyhow::Result<()> {
+    interrupt::listen();
+    match command {
+        Command::Completions(args) => completions::run(&args, printer),
+        Command::Man(args) => completions::man(&args, printer),
+    }
+}
+
+/// Prints an error once, with its hint, and gives the exit code.
+pub(crate) fn report(error: &anyhow::Error, printer: &Printer) -> ExitCode {
+    if error.is::<printer::Closed>() {
+        return ExitCode::SUCCESS;
+    }
+    let ours = error.chain().find_map(|cause| cause.downcast_ref::<Error>());
+    printer.error(format_args!("{error:#}"), ours.and_then(Error::hint));
+    match ours {
+        Some(Error::Interrupted) => ExitCode::from(interrupt::EXIT_CODE),
+        Some(error) => ExitCode::from(error.exit_code()),
+        None => ExitCode::FAILURE,
+    }
+}
+
+impl Stop {
+    /// Prints help where it was asked for, or one line that says what is wrong with the command line.
+    pub(crate) fn report(&self) -> ExitCode {
+        let printer = Printer::new(false);
+        match self.0.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                let text = self.0.render();
+                let shown = if std::io::IsTerminal::is_terminal(&std::io::stdout()) {
+                    printer.bytes(text.ansi().to_string().as_bytes())
+                } else {
+                    printer.bytes(text.to_string().as_bytes())
+                };
+                if shown.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            }
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                printer.error("no command given", Some("`impasto --help` lists the commands"));
+                ExitCode::from(2)
+            }
+            _ => {
+                let (line, hint) = self.one_line();
+                printer.error(line, Some(&hint));
+                ExitCode::from(2)
+            }
+        }
+    }
+
+    // Clap's message is a paragraph, its usage another; a person who mistyped a flag needs the first in one line.
+    fn one_line(&self) -> (String, String) {
+        if self.0.kind() == ErrorKind::InvalidUtf8 {
+            return (not_unicode(std::env::args_os()), "write the text in UTF-8".to_owned());
+        }
+        let text = self.0.render().to_string();
+        let mut message = String::new();
+        for line in text.lines().take_while(|line| !line.is_empty()) {
+            if !message.is_empty() {
+                message.push(' ');
+            }
+            message.push_str(line.trim());
+        }
+        let message = message.strip_prefix("error: ").unwrap_or(&message).to_owned();
+        let tip = text.lines().find_map(|line| line.trim().strip_prefix("tip: "));
+        let hint = match (tip, self.0.get(ContextKind::Usage)) {
+            (Some(tip), _) => tip.to_owned(),
+            (None, _) => "`impasto --help` lists the commands, `impasto COMMAND --help` their flags".to_owned(),
+        };
+        (message, hint)
+    }
+}
+
+// Names the argument that is not text, and the flag it was given to.
+fn not_unicode(args: impl IntoIterator<Item = OsString>) -> String {
+    let mut before = String::new();
+    for arg in args {
+        match arg.to_str() {
+            Some(text) => text.clone_into(&mut before),
+            None if before.starts_with('-') => return format!("{before}: `{}` is not UTF-8", arg.to_string_lossy()),
+            None => return format!("`{}` is not UTF-8", arg.to_string_lossy()),
+        }
+    }
+    "an argument is not UTF-8".to_owned()
+}
