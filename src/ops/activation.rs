@@ -66,7 +66,7 @@ pub(super) fn sigmoid_f32(x: f32) -> f32 {
 /// `e^x` within 1.5 units in the last place over the range of f32 normals; clamped to it outside.
 ///
 /// Cody-Waite reduction to |r| <= ln(2)/2, then the degree-6 minimax polynomial of Cephes' `expf`.
-fn exp_f32(x: f32) -> f32 {
+pub(super) fn exp_f32(x: f32) -> f32 {
     // Adding 1.5 * 2^23 rounds to an integer in the low bits without a call to `round`.
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.3, 88.3);

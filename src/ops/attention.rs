@@ -1,22 +1,38 @@
 //! Scaled dot-product attention, blocked over queries so that the score matrix stays small.
+//!
+//! On the CPU each block's scores live in one thread's cache between two matrix products, and the inputs are read through
+//! their strides: splitting heads copies nothing. Elsewhere the framework's operations run on blocks of bounded size.
 
-use candle_core::{DType, Tensor};
+use candle_core::{CpuStorage, CustomOp3, DType, Layout, Shape, Tensor};
+use gemm::Parallelism;
+use rayon::prelude::*;
 
+use super::activation::exp_f32;
 use crate::error::Result;
 
-/// Scores held at a time, in elements: 16 Mi (64 MiB in f32). A whole 4096 x 4096 map of 16 heads would take 1 GiB.
-const MAX_SCORES: usize = 16 << 20;
+/// Scores held at a time off the CPU, in elements: 64 Mi (256 MiB in f32).
+const MAX_SCORES: usize = 64 << 20;
+
+/// Queries per block on the CPU: enough rows for an efficient product, few enough for the scores to stay in the cache.
+const BLOCK: usize = 64;
 
 /// `softmax(q k^T * scale + mask) v` per head.
 ///
 /// Shapes: `q [batch, heads, n, d]`, `k` and `v [batch, heads, m, d]`, `mask [n, m]` added to the scores; the result is
-/// `[batch, heads, n, d]` in `q`'s type. The softmax is taken in f32 whatever the type.
+/// `[batch, heads, n, d]` in `q`'s type, laid out so that merging the heads is a view. The softmax is taken in f32 whatever
+/// the type.
 ///
 /// # Errors
 /// When the shapes do not fit.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: Option<&Tensor>) -> Result<Tensor> {
     let (batch, heads, queries, _) = q.dims4()?;
     let keys = k.dim(2)?;
+    if q.device().is_cpu() && mask.is_none() {
+        let kernel = AttentionKernel { scale: scale as f32 };
+        let floats = |xs: &Tensor| xs.to_dtype(DType::F32);
+        let merged = floats(q)?.apply_op3_no_bwd(&floats(k)?, &floats(v)?, &kernel)?;
+        return Ok(merged.transpose(1, 2)?.to_dtype(q.dtype())?);
+    }
     let q = (q * scale)?.contiguous()?;
     let k = k.transpose(2, 3)?.contiguous()?;
     let v = v.contiguous()?;
@@ -40,4 +56,196 @@ fn attend(q: &Tensor, k_transposed: &Tensor, v: &Tensor, mask: Option<&Tensor>) 
     }
     let weights = candle_nn::ops::softmax_last_dim(&scores)?.to_dtype(v.dtype())?;
     Ok(weights.matmul(v)?)
+}
+
+/// Attention in f32 on the CPU; its result is `[batch, n, heads, d]`.
+struct AttentionKernel {
+    scale: f32,
+}
+
+/// A rank-4 view `[batch, heads, rows, width]` into a slice, checked once so that every index below its sizes is inside.
+#[derive(Clone, Copy)]
+struct View<'a> {
+    data: &'a [f32],
+    sizes: [usize; 4],
+    strides: [usize; 4],
+}
+
+impl<'a> View<'a> {
+    fn new(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<Self> {
+        let (&[a, b, c, d], &[sa, sb, sc, sd]) = (layout.dims(), layout.stride()) else {
+            candle_core::bail!("attention needs rank 4, not {:?}", layout.shape());
+        };
+        let (sizes, strides) = ([a, b, c, d], [sa, sb, sc, sd]);
+        let Some(data) = storage.as_slice::<f32>()?.get(layout.start_offset()..) else {
+            candle_core::bail!("attention input starts outside its storage");
+        };
+        let last: usize = sizes.iter().zip(strides).map(|(size, stride)| size.saturating_sub(1) * stride).sum();
+        if sizes.iter().all(|&size| size > 0) && last >= data.len() {
+            candle_core::bail!("attention input of shape {:?} reaches outside its storage", layout.shape());
+        }
+        Ok(Self { data, sizes, strides })
+    }
+
+    /// The part of the slice that starts at a row of one head.
+    fn from_row(&self, batch: usize, head: usize, row: usize) -> &'a [f32] {
+        &self.data[batch * self.strides[0] + head * self.strides[1] + row * self.strides[2]..]
+    }
+}
+
+impl CustomOp3 for AttentionKernel {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q_storage: &CpuStorage,
+        q_layout: &Layout,
+        k_storage: &CpuStorage,
+        k_layout: &Layout,
+        v_storage: &CpuStorage,
+        v_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let q = View::new(q_storage, q_layout)?;
+        let k = View::new(k_storage, k_layout)?;
+        let v = View::new(v_storage, v_layout)?;
+        let [batch, heads, queries, width] = q.sizes;
+        let keys = k.sizes[2];
+        if k.sizes != [batch, heads, keys, width] || v.sizes != k.sizes {
+            candle_core::bail!("attention shapes do not fit: {:?} {:?} {:?}", q.sizes, k.sizes, v.sizes);
+        }
+        let shape = Shape::from((batch, queries, heads, width));
+        let mut out = vec![0f32; shape.elem_count()];
+        if out.is_empty() || keys == 0 {
+            return Ok((CpuStorage::F32(out), shape));
+        }
+        // A chunk holds BLOCK whole rows of all heads (the last of a batch may be shorter); its heads are done in turn.
+        for (batch, out) in out.chunks_mut(queries * heads * width).enumerate() {
+            out.par_chunks_mut(BLOCK * heads * width).enumerate().for_each_init(
+                || vec![0f32; BLOCK.min(queries) * keys],
+                |scores, (block, out)| {
+                    let first = block * BLOCK;
+                    let rows = out.len() / (heads * width);
+                    let scores = &mut scores[..rows * keys];
+                    for head in 0..heads {
+                        let q_rows = q.from_row(batch, head, first);
+                        let k_rows = k.from_row(batch, head, 0);
+                        let v_rows = v.from_row(batch, head, 0);
+                        multiply(
+                            Matrix { data: q_rows, row: q.strides[2], column: q.strides[3] },
+                            Matrix { data: k_rows, row: k.strides[3], column: k.strides[2] },
+                            (rows, width, keys),
+                            self.scale,
+                            (&mut *scores, keys),
+                        );
+                        softmax_rows(scores, keys);
+                        multiply(
+                            Matrix { data: scores, row: keys, column: 1 },
+                            Matrix { data: v_rows, row: v.strides[2], column: v.strides[3] },
+                            (rows, keys, width),
+                            1.0,
+                            (&mut out[head * width..], heads * width),
+                        );
+                    }
+                },
+            );
+        }
+        Ok((CpuStorage::F32(out), shape))
+    }
+}
+
+/// A matrix inside a slice, by the distance between its rows and between its columns.
+struct Matrix<'a> {
+    data: &'a [f32],
+    row: usize,
+    column: usize,
+}
+
+/// `out = factor * left right`, sizes `(m, k) x (k, n)`; `out` is a slice and the distance between its rows. One thread.
+fn multiply(
+    left: Matrix<'_>,
+    right: Matrix<'_>,
+    (m, k, n): (usize, usize, usize),
+    factor: f32,
+    (out, out_row): (&mut [f32], usize),
+) {
+    assert!((m - 1) * left.row + (k - 1) * left.column < left.data.len());
+    assert!((k - 1) * right.row + (n - 1) * right.column < right.data.len());
+    assert!((m - 1) * out_row + n <= out.len());
+    // SAFETY: the three assertions above keep the last element of each matrix, and so all of them, inside its slice
+    // (strides are unsigned); `out` is borrowed mutably, so it overlaps neither input. `read_dst` is false: `out` is only
+    // written.
+    #[allow(unsafe_code)]
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr(),
+            1,
+            out_row as isize,
+            false,
+            left.data.as_ptr(),
+            left.column as isize,
+            left.row as isize,
+            right.data.as_ptr(),
+            right.column as isize,
+            right.row as isize,
+            0.0,
+            factor,
+            false,
+            false,
+            false,
+            Parallelism::None,
+        );
+    }
+}
+
+/// Turns every row of scores into weights that sum to 1.
+fn softmax_rows(scores: &mut [f32], keys: usize) {
+    for row in scores.chunks_mut(keys) {
+        let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        for score in row.iter_mut() {
+            *score = exp_f32(*score - top);
+        }
+        let total: f64 = row.chunks(256).map(|part| f64::from(part.iter().sum::<f32>())).sum();
+        let inverse = (1.0 / total) as f32;
+        for score in row.iter_mut() {
+            *score *= inverse;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    /// The CPU kernel against the formula in f64, on head-split (strided) inputs and blocks that are not full.
+    #[test]
+    fn the_kernel_equals_the_formula_in_double_precision() {
+        for (queries, keys, width) in [(1, 1, 1), (5, 77, 40), (130, 130, 8), (64, 3, 16)] {
+            let split = |rows: usize| {
+                let xs = Tensor::randn(0f32, 1., (2, rows, 3 * width), &Device::Cpu).unwrap();
+                xs.reshape((2, rows, 3, width)).unwrap().transpose(1, 2).unwrap()
+            };
+            let (q, k, v) = (split(queries), split(keys), split(keys));
+            let ours = attention(&q, &k, &v, 0.3, None).unwrap();
+            let double = |xs: &Tensor| xs.to_dtype(DType::F64).unwrap().contiguous().unwrap();
+            let scores = (double(&q).matmul(&double(&k).t().unwrap()).unwrap() * 0.3).unwrap();
+            let exact = candle_nn::ops::softmax(&scores, 3).unwrap().matmul(&double(&v)).unwrap();
+            assert_eq!(ours.dims(), exact.dims());
+            let error = (double(&ours) - exact).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+            assert!(error < 3e-6, "{queries} queries, {keys} keys: {error}");
+        }
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_refused() {
+        let zeros = |heads: usize, rows: usize| Tensor::zeros((1, heads, rows, 4), DType::F32, &Device::Cpu).unwrap();
+        assert!(attention(&zeros(2, 3), &zeros(1, 3), &zeros(1, 3), 1.0, None).is_err());
+        assert!(attention(&zeros(2, 3), &zeros(2, 3), &zeros(2, 4), 1.0, None).is_err());
+    }
 }
