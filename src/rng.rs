@@ -46,9 +46,9 @@ impl TorchRng {
     /// When the shape has more values than memory can address.
     pub fn normal(&mut self, shape: &[usize]) -> Result<Tensor> {
         let count = shape.iter().try_fold(1usize, |count, &side| count.checked_mul(side));
-        let count = count.filter(|&count| count <= isize::MAX as usize / size_of::<f32>()).ok_or_else(|| {
-            Error::usage("noise", format!("a tensor of shape {shape:?} does not fit into memory"))
-        })?;
+        let count = count
+            .filter(|&count| count <= isize::MAX as usize / size_of::<f32>())
+            .ok_or_else(|| Error::usage("noise", format!("a tensor of shape {shape:?} does not fit into memory")))?;
         Ok(Tensor::from_vec(self.draw(count), shape, &Device::Cpu)?)
     }
 

@@ -4,10 +4,10 @@
 //! their strides: splitting heads copies nothing. Elsewhere the framework's operations run on blocks of bounded size.
 
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Shape, Tensor};
-use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::activation::exp_f32;
+use super::product::{Matrix, Target, multiply};
 use crate::error::Result;
 
 /// Scores held at a time off the CPU, in elements: 64 Mi (256 MiB in f32).
@@ -137,7 +137,9 @@ impl CustomOp3 for AttentionKernel {
                             Matrix { data: k_rows, row: k.strides[3], column: k.strides[2] },
                             (rows, width, keys),
                             self.scale,
+                            Target::Overwrite,
                             (&mut *scores, keys),
+                            1,
                         );
                         softmax_rows(scores, keys);
                         multiply(
@@ -145,60 +147,15 @@ impl CustomOp3 for AttentionKernel {
                             Matrix { data: v_rows, row: v.strides[2], column: v.strides[3] },
                             (rows, keys, width),
                             1.0,
+                            Target::Overwrite,
                             (&mut out[head * width..], heads * width),
+                            1,
                         );
                     }
                 },
             );
         }
         Ok((CpuStorage::F32(out), shape))
-    }
-}
-
-/// A matrix inside a slice, by the distance between its rows and between its columns.
-struct Matrix<'a> {
-    data: &'a [f32],
-    row: usize,
-    column: usize,
-}
-
-/// `out = factor * left right`, sizes `(m, k) x (k, n)`; `out` is a slice and the distance between its rows. One thread.
-fn multiply(
-    left: Matrix<'_>,
-    right: Matrix<'_>,
-    (m, k, n): (usize, usize, usize),
-    factor: f32,
-    (out, out_row): (&mut [f32], usize),
-) {
-    assert!((m - 1) * left.row + (k - 1) * left.column < left.data.len());
-    assert!((k - 1) * right.row + (n - 1) * right.column < right.data.len());
-    assert!((m - 1) * out_row + n <= out.len());
-    // SAFETY: the three assertions above keep the last element of each matrix, and so all of them, inside its slice
-    // (strides are unsigned); `out` is borrowed mutably, so it overlaps neither input. `read_dst` is false: `out` is only
-    // written.
-    #[allow(unsafe_code)]
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
-            1,
-            out_row as isize,
-            false,
-            left.data.as_ptr(),
-            left.column as isize,
-            left.row as isize,
-            right.data.as_ptr(),
-            right.column as isize,
-            right.row as isize,
-            0.0,
-            factor,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
     }
 }
 

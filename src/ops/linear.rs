@@ -1,14 +1,16 @@
 //! Matrix layers: linear maps and embedding tables.
 
-use candle_core::{Module, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Module, Shape, Tensor};
 use candle_nn::VarBuilder;
+use rayon::prelude::*;
 
+use super::product::{Matrix, Target, contiguous, multiply};
 use crate::error::Result;
 
 /// `x W^T + b` over the last axis.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    inner: candle_nn::Linear,
+    framework: candle_nn::Linear,
 }
 
 impl Linear {
@@ -32,7 +34,7 @@ impl Linear {
 
     /// Wraps tensors that are already loaded: `weight [out, in]`, `bias [out]`.
     pub fn from_tensors(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { inner: candle_nn::Linear::new(weight, bias) }
+        Self { framework: candle_nn::Linear::new(weight, bias) }
     }
 
     /// Maps `[.., in]` to `[.., out]`.
@@ -40,7 +42,97 @@ impl Linear {
     /// # Errors
     /// When the last axis is not `in` long.
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        Ok(self.inner.forward(xs)?)
+        if !xs.device().is_cpu() || xs.dtype() != DType::F32 {
+            return Ok(self.framework.forward(xs)?);
+        }
+        let xs = xs.contiguous()?;
+        let weight = self.framework.weight();
+        Ok(match self.framework.bias() {
+            Some(bias) => xs.apply_op3_no_bwd(weight, bias, &LinearKernel)?,
+            None => xs.apply_op2_no_bwd(weight, &LinearKernel)?,
+        })
+    }
+}
+
+/// A linear map in f32 on the CPU: the bias is laid down first and the product added to it in place.
+struct LinearKernel;
+
+impl LinearKernel {
+    fn run(
+        xs: &[f32],
+        dims: &[usize],
+        weight: &[f32],
+        (outputs, inputs): (usize, usize),
+        bias: Option<&[f32]>,
+    ) -> Vec<f32> {
+        let rows = dims.iter().rev().skip(1).product::<usize>();
+        let mut out = vec![0f32; rows * outputs];
+        if let Some(bias) = bias {
+            out.par_chunks_mut(outputs).for_each(|row| row.copy_from_slice(bias));
+        }
+        multiply(
+            Matrix { data: xs, row: inputs, column: 1 },
+            Matrix { data: weight, row: 1, column: inputs },
+            (rows, inputs, outputs),
+            1.0,
+            if bias.is_some() { Target::Add } else { Target::Overwrite },
+            (&mut out, outputs),
+            rayon::current_num_threads(),
+        );
+        out
+    }
+
+    fn check(xs: &Layout, weight: &Layout) -> candle_core::Result<(usize, usize, Shape)> {
+        let (outputs, inputs) = weight.shape().dims2()?;
+        let mut dims = xs.dims().to_vec();
+        if dims.last() != Some(&inputs) || outputs == 0 {
+            candle_core::bail!("linear layer {:?} cannot take {:?}", weight.dims(), xs.dims());
+        }
+        dims.pop();
+        dims.push(outputs);
+        Ok((outputs, inputs, Shape::from(dims)))
+    }
+}
+
+impl CustomOp2 for LinearKernel {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        xs_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (outputs, inputs, shape) = Self::check(xs_layout, weight_layout)?;
+        let (xs, weight) = (contiguous(xs, xs_layout)?, contiguous(weight, weight_layout)?);
+        Ok((CpuStorage::F32(Self::run(xs, xs_layout.dims(), weight, (outputs, inputs), None)), shape))
+    }
+}
+
+impl CustomOp3 for LinearKernel {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        xs_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (outputs, inputs, shape) = Self::check(xs_layout, weight_layout)?;
+        let (xs, weight) = (contiguous(xs, xs_layout)?, contiguous(weight, weight_layout)?);
+        let bias = contiguous(bias, bias_layout)?;
+        if bias.len() != outputs {
+            candle_core::bail!("{outputs} outputs but {} biases", bias.len());
+        }
+        Ok((CpuStorage::F32(Self::run(xs, xs_layout.dims(), weight, (outputs, inputs), Some(bias))), shape))
     }
 }
 
@@ -67,5 +159,28 @@ impl Embedding {
         let (batch, count) = ids.dims2()?;
         let width = self.table.dim(1)?;
         Ok(self.table.index_select(&ids.flatten_all()?, 0)?.reshape((batch, count, width))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn the_kernel_equals_the_framework() {
+        let random = |shape: &[usize]| Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap();
+        for bias in [None, Some(random(&[5]))] {
+            let linear = Linear::from_tensors(random(&[5, 9]), bias);
+            for shape in [&[2, 7, 9][..], &[1, 9], &[3, 9]] {
+                let xs = random(shape);
+                let (ours, theirs) = (linear.forward(&xs).unwrap(), linear.framework.forward(&xs).unwrap());
+                assert_eq!(ours.dims(), theirs.dims());
+                let error = (ours - theirs).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+                assert!(error < 5e-6, "{shape:?}: {error}");
+            }
+            assert!(linear.forward(&random(&[2, 8])).is_err());
+        }
     }
 }

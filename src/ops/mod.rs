@@ -8,6 +8,7 @@ mod attention;
 mod conv;
 mod linear;
 mod norm;
+mod product;
 mod upsample;
 
 pub use activation::{Activation, gelu, quick_gelu, silu};
