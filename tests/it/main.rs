@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
 #![allow(dead_code)]
 
+mod weights;
+
 use candle_core::Device;
 
 /// Where the parity tests run: `IMPASTO_TEST_DEVICE=cpu|cuda|metal`, the CPU by default.
