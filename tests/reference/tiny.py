@@ -14,7 +14,6 @@ matter, and stored in half precision: read them into f32 and compute there.
 
 import json
 import shutil
-import sys
 import zlib
 from pathlib import Path
 
@@ -83,12 +82,12 @@ def text_encoder(seed, hidden=CROSS, tokens=TOKENS, heads=4, act="quick_gelu", l
     )), seed)
 
 
-def scheduler(**more):
-    """SD 1.5's own scheduler_config.json."""
-    return PNDMScheduler(**(dict(
-        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1,
-        set_alpha_to_one=False, skip_prk_steps=True, timestep_spacing="leading", prediction_type="epsilon",
-    ) | more))
+SCHEDULER = {
+    # SD 1.5's own scheduler_config.json: no timestep_spacing, so each sampler takes the one its class is born with.
+    "_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0", "beta_end": 0.012, "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085, "clip_sample": False, "num_train_timesteps": 1000, "set_alpha_to_one": False,
+    "skip_prk_steps": True, "steps_offset": 1, "trained_betas": None,
+}
 
 
 def tokenizer(folder, merges, pad="<|endoftext|>"):
@@ -99,7 +98,7 @@ def tokenizer(folder, merges, pad="<|endoftext|>"):
     letters = [chr(b) for b in printable] + [chr(256 + i) for i in range(len(others))]
     words = letters + [letter + "</w>" for letter in letters] + [merge.replace(" ", "") for merge in merges]
     vocab = {word: i for i, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
-    assert len(vocab) == TOKENS
+    assert len(vocab) == 512 + len(merges) + 2
     (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8")
     specials = dict(bos_token="<|startoftext|>", eos_token="<|endoftext|>", unk_token="<|endoftext|>", pad_token=pad)
@@ -110,16 +109,20 @@ def tokenizer(folder, merges, pad="<|endoftext|>"):
     return CLIPTokenizer.from_pretrained(folder)
 
 
-def save_model(name, merges, pad="<|endoftext|>", **parts):
+def save_model(name, merges, pad="<|endoftext|>", scheduler=SCHEDULER, **parts):
     folder = OUT / name
     pipeline = StableDiffusionPipeline(
-        **parts, tokenizer=tokenizer(folder / "tokenizer", merges, pad),
+        **parts, tokenizer=tokenizer(folder / "tokenizer", merges, pad), scheduler=PNDMScheduler(),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     ).to(torch.float16)
     shutil.rmtree(folder)
     pipeline.save_pretrained(folder)
     shutil.rmtree(folder / "tokenizer")
     tokenizer(folder / "tokenizer", merges, pad)
+    (folder / "scheduler/scheduler_config.json").write_text(json.dumps(scheduler, indent=2) + "\n")
+    if scheduler["_class_name"] != "PNDMScheduler":
+        index = folder / "model_index.json"
+        index.write_text(index.read_text().replace("PNDMScheduler", scheduler["_class_name"]))
 
 
 def ip_adapters(unet, encoder):
@@ -235,23 +238,28 @@ def save_single_file():
     save_file({k: v.contiguous() for k, v in tensors.items()}, OUT / "single-file.safetensors")
 
 
+def clip_merges():
+    """CLIP's 48,894 merges; the file starts with a version line."""
+    return (ROOT / "weights/clip-bpe/merges.txt").read_text(encoding="utf-8").split("\n")[1:48895]
+
+
 def main():
     torch.set_num_threads(1)
-    merges_file = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "weights/clip-bpe/merges.txt"
-    merges = merges_file.read_text(encoding="utf-8").split("\n")[1 : 1 + MERGES]
+    merges = clip_merges()[:MERGES]
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir(parents=True)
 
     main_unet = unet("unet", (8, 16, 16, 16))
     save_model("model", merges, unet=main_unet, vae=vae("vae", (8, 8, 16, 16), 4),
-               text_encoder=text_encoder("text"), scheduler=scheduler())
+               text_encoder=text_encoder("text"))
     save_model("inpaint", merges, unet=unet("inpaint unet", (8, 8, 8, 16), in_channels=9, layers_per_block=1),
-               vae=vae("vae", (8, 8, 16, 16), 4), text_encoder=text_encoder("text"), scheduler=scheduler())
+               vae=vae("vae", (8, 8, 16, 16), 4), text_encoder=text_encoder("text"),
+               scheduler=SCHEDULER | {"timestep_spacing": "leading"})
     save_model("v-prediction", merges, pad="!",
                unet=unet("v unet", (8, 8, 8, 16), layers_per_block=1, use_linear_projection=True,
                          attention_head_dim=[2, 2, 4, 4], upcast_attention=True),
                vae=vae("v vae", (8, 8, 8, 8), 4, layers=1), text_encoder=text_encoder("v text", act="gelu"),
-               scheduler=scheduler(prediction_type="v_prediction"))
+               scheduler=SCHEDULER | {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"})
 
     controlnet = ControlNetModel(
         in_channels=4, layers_per_block=2, block_out_channels=(8, 16, 16, 16), cross_attention_dim=CROSS,
