@@ -1,1 +1,141 @@
-//! TBD
+//! The denoising UNet of Stable Diffusion 1.x and 2.x.
+//!
+//! Sized by the model's own `config.json`. What stays the same for all steps of a picture (keys and values of text and
+//! style) is computed once by [`Unet::context`]; [`Unet::forward`] is one evaluation. Must not know samplers, guidance or
+//! where weights come from.
+//! References: Rombach et al. 2022 (arXiv:2112.10752); `UNet2DConditionModel` of diffusers 0.42.
+
+mod attention;
+pub(crate) mod block;
+pub(crate) mod config;
+pub(crate) mod context;
+pub(crate) mod encoder;
+mod resnet;
+mod skips;
+mod time;
+mod transformer;
+
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+
+use crate::error::{Error, Result};
+use crate::nets::unet::attention::CrossAttention;
+use crate::nets::unet::block::{MidBlock, Step, UpBlock};
+use crate::nets::unet::context::Layers;
+use crate::nets::unet::encoder::Encoder;
+use crate::nets::unet::skips::Skips;
+use crate::ops::{Conv2d, GroupNorm};
+
+pub use config::UnetConfig;
+pub use context::{Context, Style};
+pub use skips::Residuals;
+
+/// Predicts the noise (or velocity, or picture: the model's `prediction_type` says) in scaled latents.
+#[derive(Debug, Clone)]
+pub struct Unet {
+    config: UnetConfig,
+    encoder: Encoder,
+    mid: Option<MidBlock>,
+    up: Vec<UpBlock>,
+    norm_out: GroupNorm,
+    conv_out: Conv2d,
+    names: Vec<String>,
+}
+
+impl Unet {
+    /// Loads the net; weights are named as diffusers names them.
+    ///
+    /// # Errors
+    /// When a tensor is missing or misshapen, or the groups do not divide a layer's channels.
+    pub fn new(config: &UnetConfig, vb: VarBuilder<'_>) -> Result<Self> {
+        let shape = &config.encoder;
+        let mut layers = Layers::new(&vb);
+        // Down, up, middle: the numbering that IP-Adapter files follow.
+        let encoder = Encoder::new(shape, &mut layers, &vb)?;
+        let mut skip_channels = encoder.skip_channels().to_vec();
+        let mut inputs = shape.blocks.last().map_or(0, |block| block.channels);
+        let mut up = Vec::with_capacity(shape.blocks.len());
+        for (index, (block, &attends)) in shape.blocks.iter().rev().zip(&config.up_attends).enumerate() {
+            let last = index + 1 == shape.blocks.len();
+            let vb = vb.pp("up_blocks").pp(index);
+            up.push(UpBlock::new(inputs, block, attends, last, shape, &mut layers, &mut skip_channels, vb)?);
+            inputs = block.channels;
+        }
+        let mid = Encoder::mid(shape, &mut layers, &vb)?;
+        Ok(Self {
+            config: config.clone(),
+            encoder,
+            mid,
+            up,
+            norm_out: GroupNorm::new(shape.groups, inputs, shape.eps, vb.pp("conv_norm_out"))?,
+            conv_out: Conv2d::new(inputs, config.out_channels, 3, 1, 1, vb.pp("conv_out"))?,
+            names: layers.into_names(),
+        })
+    }
+
+    /// The shape it was built from.
+    pub fn config(&self) -> &UnetConfig {
+        &self.config
+    }
+
+    /// Names of the cross-attention layers (`down_blocks.0.attentions.0.transformer_blocks.0.attn2`), in the order in
+    /// which IP-Adapter files number them: down, up, middle.
+    pub fn cross_attention_names(&self) -> &[String] {
+        &self.names
+    }
+
+    fn cross_attentions(&self) -> Vec<&CrossAttention> {
+        let up = self.up.iter().flat_map(UpBlock::cross_attentions);
+        let mid = self.mid.iter().flat_map(MidBlock::cross_attentions);
+        self.encoder.cross_attentions().chain(up).chain(mid).collect()
+    }
+
+    /// Prepares what the net attends to: `text [batch, n, width]` (under guidance the unconditional rows first) and any
+    /// number of styles. Once per picture.
+    ///
+    /// # Errors
+    /// When widths or batches do not fit, an adapter was made for another net, or a block name does not exist.
+    pub fn context(&self, text: &Tensor, styles: &[Style<'_>]) -> Result<Context> {
+        let width = self.config.cross_attention_dim();
+        Context::new(&self.cross_attentions(), &self.names, text, width, self.encoder.dtype(), styles)
+    }
+
+    /// Adds the guidance scale to a context, for distilled nets that take it as an input
+    /// ([`UnetConfig::guidance_width`]); for others the context comes back as it is.
+    ///
+    /// # Errors
+    /// When the scale is not finite.
+    pub fn guided(&self, context: Context, scale: f64) -> Result<Context> {
+        Ok(Context { guidance: self.encoder.time().guidance(scale)?, ..context })
+    }
+
+    /// One evaluation: `xs [batch, in_channels, height, width]` at `timestep` (which may be fractional) to
+    /// `[batch, out_channels, height, width]`, in `xs`'s type. Any height and width above 0 will do.
+    ///
+    /// # Errors
+    /// When shapes do not fit, or the residuals belong to another net.
+    pub fn forward(
+        &self,
+        xs: &Tensor,
+        timestep: f64,
+        context: &Context,
+        residuals: Option<&Residuals>,
+    ) -> Result<Tensor> {
+        if context.layers.len() != self.names.len() {
+            return Err(Error::usage("context", "was made for another net"));
+        }
+        let time = self.encoder.time().forward(timestep, context.guidance.as_ref())?;
+        let step = Step { time: &time, context: &context.layers };
+        let (mut hidden, skips) = self.encoder.descend(self.encoder.enter(xs, context)?, step)?;
+        if let Some(mid) = &self.mid {
+            hidden = mid.forward(&hidden, step)?;
+        }
+        let mut skips = Skips::new(skips, residuals)?;
+        hidden = skips.mid(hidden)?;
+        for block in &self.up {
+            hidden = block.forward(hidden, step, &mut skips)?;
+        }
+        let out = self.conv_out.forward(&self.norm_out.forward_silu(&hidden)?)?;
+        Ok(out.to_dtype(xs.dtype())?)
+    }
+}
