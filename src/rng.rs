@@ -145,8 +145,8 @@ fn box_muller(block: &mut [f32]) {
     }
 }
 
-/// Cephes `logf` for normal positive numbers. The fused operations are those of torch's compiled code: with another
-/// grouping about one value in three differs in its last bit.
+/// Cephes `logf` for normal positive numbers. The fused operations are those of torch's compiled code; another
+/// grouping changes last bits.
 #[allow(clippy::excessive_precision)]
 fn ln(x: f32) -> f32 {
     const POLYNOMIAL: [f32; 9] = [
