@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
 #![allow(dead_code)]
 
+mod layers;
 mod weights;
 
 use candle_core::Device;
