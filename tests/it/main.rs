@@ -2,7 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
 #![allow(dead_code)]
 
+mod clip;
+mod fixture;
 mod layers;
+mod tokenizer;
+mod vae;
 mod weights;
 
 use candle_core::Device;

@@ -1,6 +1,6 @@
 """Writes merges.txt from the vocabulary that open-clip-torch carries: python weights/clip-bpe/make.py
 
-Needs: pip download --no-deps open-clip-torch==3.2.0 (the wheel is a zip file; pass its path), nothing else.
+Needs: pip download --no-deps open-clip-torch==3.3.0 (the wheel is a zip file; pass its path), nothing else.
 """
 
 import gzip

@@ -25,7 +25,7 @@ pub(super) struct Dimensions {
 }
 
 impl Dimensions {
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         let &Self { subject, width, inner, layers, heads, eps, .. } = self;
         in_range(subject, "hidden_size", width, MAX_SIZE)?;
         in_range(subject, "intermediate_size", inner, MAX_SIZE)?;
@@ -59,8 +59,8 @@ pub(super) struct Encoder {
 }
 
 impl Encoder {
+    /// Expects checked dimensions.
     pub(super) fn new(dimensions: &Dimensions, vb: VarBuilder<'_>) -> Result<Self> {
-        dimensions.check()?;
         let vb = vb.pp("layers");
         let layers = (0..dimensions.layers).map(|index| Layer::new(dimensions, vb.pp(index))).collect::<Result<_>>()?;
         Ok(Self { layers })

@@ -74,6 +74,7 @@ impl ClipText {
             activation: config.hidden_act,
             eps: config.layer_norm_eps,
         };
+        dimensions.check()?;
         in_range(SUBJECT, "vocab_size", config.vocab_size, MAX_ENTRIES)?;
         in_range(SUBJECT, "max_position_embeddings", config.max_position_embeddings, MAX_ENTRIES)?;
         // transformers 5 saves the names bare; the Hub's files carry the prefix. Errors name the latter.

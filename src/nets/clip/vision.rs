@@ -140,6 +140,7 @@ impl ClipVision {
             activation: config.hidden_act,
             eps,
         };
+        dimensions.check()?;
         in_range(SUBJECT, "projection_dim", config.projection_dim, 1 << 20)?;
         in_range(SUBJECT, "num_channels", num_channels, 1 << 10)?;
         in_range(SUBJECT, "image_size", image_size, 1 << 14)?;
