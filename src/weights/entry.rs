@@ -201,6 +201,16 @@ impl Entry {
         Self::strided(self.source, self.offset.checked_add(skip)?, self.element, shape, strides)
     }
 
+    /// Drops trailing axes of length 1 from the third on.
+    pub(crate) fn drop_unit_axes(&mut self) {
+        while self.shape.len() > 2 && self.shape.last() == Some(&1) {
+            self.shape.pop();
+            if let Some(strides) = &mut self.strides {
+                strides.pop();
+            }
+        }
+    }
+
     /// Reads the tensor.
     pub(crate) fn read(&self, sources: &[Source], dtype: DType, device: &Device) -> Result<Tensor> {
         let Some(source) = sources.get(self.source) else {
@@ -287,8 +297,12 @@ fn convert(bytes: &[u8], element: Element, shape: &[usize], dtype: DType) -> Res
 macro_rules! map_elements {
     ($name:ident, $size:literal) => {
         fn $name<T: Send + Sync>(bytes: &[u8], f: impl Fn([u8; $size]) -> T + Sync) -> Vec<T> {
-            let mut out = Vec::with_capacity(bytes.len() / $size);
             let (elements, _) = bytes.as_chunks::<$size>();
+            // Handing a bias to other threads takes longer than converting it.
+            if elements.len() <= PIECE {
+                return elements.iter().map(|&b| f(b)).collect();
+            }
+            let mut out = Vec::new();
             elements.par_iter().with_min_len(PIECE).map(|&b| f(b)).collect_into_vec(&mut out);
             out
         }

@@ -247,6 +247,13 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// Drops trailing axes of length 1 from the third on, where `which` says so: `[c, c, 1, 1]` becomes `[c, c]`.
+    pub(crate) fn drop_unit_axes(&mut self, which: impl Fn(&str) -> bool) {
+        for (_, entry) in self.entries.iter_mut().filter(|(name, _)| which(name)) {
+            entry.drop_unit_axes();
+        }
+    }
+
     /// What nets are built from. Its errors name the file, the tensor, and what was found instead.
     pub fn var_builder(self, dtype: DType, device: &Device) -> VarBuilder<'static> {
         VarBuilder::from_backend(Box::new(self), dtype, device.clone())

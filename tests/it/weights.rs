@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use impasto::weights::Checkpoint;
+use impasto::weights::model::open_net;
+use impasto::weights::{Checkpoint, Model, Part, TokenizerSource};
 use serde_json::Value;
 
 use crate::fixture;
@@ -244,4 +245,208 @@ fn a_net_folder_prefers_safetensors_and_says_what_it_lacks() {
     std::fs::copy(fixture("checkpoints/f16.safetensors"), folder.path().join("model.fp16.safetensors")).unwrap();
     assert!(Checkpoint::open_net(folder.path(), &stems).unwrap().path().ends_with("model.fp16.safetensors"));
     assert!(Checkpoint::open_net(folder.path().join("none"), &stems).is_err());
+}
+
+/// A tensor of an original checkpoint and what diffusers makes of its rows.
+struct Named {
+    name: String,
+    shape: Vec<usize>,
+    parts: Vec<String>,
+}
+
+/// The names of one family; the format is told in `tests/reference/checkpoints.py`.
+fn names(family: &str) -> Vec<Named> {
+    let text = std::fs::read_to_string(fixture("checkpoints/names.txt")).unwrap();
+    let (mut found, mut prefix, mut inside) = (Vec::new(), "", false);
+    for line in text.lines() {
+        if let Some(section) = line.strip_prefix('[') {
+            let (of, rest) = section.split_once("] ").unwrap();
+            (inside, prefix) = (of == family, rest);
+            continue;
+        }
+        if !inside {
+            continue;
+        }
+        let fields: Vec<&str> = line.split(' ').collect();
+        let shape: Vec<usize> = fields[1].split(',').filter_map(|d| d.parse().ok()).collect();
+        let kinds = if fields[0].ends_with('+') { vec!["weight", "bias"] } else { vec!["+"] };
+        for kind in kinds {
+            found.push(Named {
+                name: format!("{prefix}{}", fields[0].replace('+', kind)),
+                shape: if kind == "bias" { shape[..1].to_vec() } else { shape.clone() },
+                parts: fields[2..].iter().map(|part| part.replace('+', kind)).collect(),
+            });
+        }
+    }
+    assert!(found.len() > 300);
+    found
+}
+
+/// A file of these tensors. Every part of every tensor is filled with a number of its own, which is returned by name.
+fn write_named(path: &Path, names: &[Named], prefix: &str) -> std::collections::BTreeMap<String, (f32, Vec<usize>)> {
+    let (mut header, mut data, mut expected) = (serde_json::Map::new(), Vec::<u8>::new(), Default::default());
+    let numbers: &mut std::collections::BTreeMap<_, _> = &mut expected;
+    for (index, tensor) in names.iter().enumerate() {
+        let start = data.len();
+        let pieces = tensor.parts.len().max(1);
+        let size: usize = tensor.shape.iter().product::<usize>() / pieces;
+        for piece in 0..pieces {
+            let value = index as f32 + piece as f32 / 4.0;
+            data.extend(value.to_le_bytes().repeat(size));
+            if let Some(part) = tensor.parts.get(piece) {
+                let mut shape = tensor.shape.clone();
+                shape[0] /= pieces;
+                numbers.insert(part.clone(), (value, shape));
+            }
+        }
+        let entry = serde_json::json!({"dtype": "F32", "shape": tensor.shape, "data_offsets": [start, data.len()]});
+        header.insert(tensor.name.strip_prefix(prefix).unwrap().to_owned(), entry);
+    }
+    let header = serde_json::to_string(&header).unwrap();
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend_from_slice(header.as_bytes());
+    bytes.extend_from_slice(&data);
+    std::fs::write(path, bytes).unwrap();
+    expected
+}
+
+fn agree(config: &Value, expected: &Value) {
+    for (key, value) in expected.as_object().unwrap() {
+        assert_eq!(&config[key], value, "{key}");
+    }
+}
+
+#[test]
+fn single_files_convert_as_in_diffusers() {
+    let configs: Value =
+        serde_json::from_str(&std::fs::read_to_string(fixture("checkpoints/configs.json")).unwrap()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for (family, tokenizer) in [("sd15", TokenizerSource::Clip), ("sd21", TokenizerSource::OpenClip)] {
+        let path = folder.path().join(format!("{family}.safetensors"));
+        let expected = write_named(&path, &names(family), "");
+        let mut model = Model::open(&path).unwrap();
+        assert_eq!(model.tokenizer().unwrap(), tokenizer);
+        let mut found = 0;
+        for (part, key) in [(Part::Unet, "unet"), (Part::Vae, "vae"), (Part::TextEncoder, "text_encoder")] {
+            let (config, checkpoint) = model.part(part).unwrap();
+            let mut wanted = configs[family][key].clone();
+            if key == "text_encoder" {
+                // Not in the shapes: 64 per head, as in every published model.
+                wanted["num_attention_heads"] = config["num_attention_heads"].clone();
+            }
+            agree(&config, &wanted);
+            for name in checkpoint.names().filter(|name| !name.ends_with("position_ids")) {
+                let (value, shape) = expected.get(name).unwrap_or_else(|| panic!("{family} {name}"));
+                let tensor = checkpoint.tensor(name, DType::F32, &Device::Cpu).unwrap();
+                assert!(tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().all(|x| x == value), "{name}");
+                let shape: Vec<usize> = if name.contains("mid_block.attentions") && key == "vae" {
+                    shape[..shape.len().min(2)].to_vec()
+                } else {
+                    shape.clone()
+                };
+                assert_eq!(tensor.dims(), shape, "{name}");
+                found += 1;
+            }
+        }
+        assert_eq!(found, expected.len(), "{family}: some tensors were not found");
+        let prediction = |model: &Model| model.scheduler().unwrap()["prediction_type"].clone();
+        assert_eq!(prediction(&model), if family == "sd21" { "v_prediction" } else { "epsilon" });
+        std::fs::write(path.with_extension("yaml"), "model:\n  params:\n    parameterization: \"v\"\n").unwrap();
+        assert_eq!(prediction(&Model::open(&path).unwrap()), "v_prediction");
+        model.set_prediction_type("epsilon").unwrap();
+        assert_eq!(prediction(&model), "epsilon");
+        assert!(model.set_prediction_type("noise").is_err());
+    }
+}
+
+#[test]
+fn controlnets_convert_as_in_diffusers() {
+    let configs: Value =
+        serde_json::from_str(&std::fs::read_to_string(fixture("checkpoints/configs.json")).unwrap()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control.safetensors");
+    let names = names("controlnet");
+    // With the prefix of a training checkpoint, without it, and under diffusers' names without a configuration.
+    let diffusers: Vec<Named> = names
+        .iter()
+        .map(|n| Named { name: n.parts[0].clone(), shape: n.shape.clone(), parts: n.parts.clone() })
+        .collect();
+    for (list, prefix) in [(&names, ""), (&names, "control_model."), (&diffusers, "")] {
+        let expected = write_named(&path, list, prefix);
+        let (config, checkpoint) = open_net(&path, Part::ControlNet).unwrap();
+        agree(&config, &configs["controlnet"]);
+        assert_eq!(checkpoint.names().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+        for (name, (value, shape)) in &expected {
+            let tensor = checkpoint.tensor(name, DType::F32, &Device::Cpu).unwrap();
+            assert_eq!(tensor.dims(), shape, "{name}");
+            assert!(tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().all(|x| x == value), "{name}");
+        }
+    }
+    let error = Model::open(&path).unwrap_err();
+    assert!(error.to_string().contains("ControlNet, not a model") && error.hint().unwrap().contains("--controlnet"));
+}
+
+#[test]
+fn strangers_are_recognised() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let file = |name: &str| {
+        let header = format!(r#"{{"{name}":{{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}}}"#);
+        std::fs::write(&path, safetensors(&header, 4)).unwrap();
+        Model::open(&path).unwrap_err().to_string()
+    };
+    for (name, what) in [
+        ("conditioner.embedders.0.transformer.text_model.final_layer_norm.weight", "Stable Diffusion XL"),
+        ("model.diffusion_model.joint_blocks.0.x", "Stable Diffusion 3"),
+        ("double_blocks.0.img_attn.proj.weight", "FLUX"),
+        ("lora_unet_down_blocks_0.lora_down.weight", "LoRA"),
+        ("image_proj.proj.weight", "IP-Adapter"),
+        ("decoder.conv_in.weight", "VAE alone"),
+        ("vision_model.post_layernorm.weight", "image encoder"),
+        ("something.else", "`something.else`"),
+    ] {
+        assert!(file(name).contains(what), "{name}: {}", file(name));
+    }
+    // A UNet alone under a model's name: every part says what is missing.
+    assert!(!file("x").is_empty());
+    let header =
+        r#"{"model.diffusion_model.input_blocks.0.0.weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+    std::fs::write(&path, safetensors(header, 4)).unwrap();
+    let model = Model::open(&path).unwrap();
+    for (part, what) in
+        [(Part::Unet, "without attention"), (Part::Vae, "no VAE"), (Part::TextEncoder, "no text encoder")]
+    {
+        let error = model.part(part).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    }
+}
+
+#[test]
+fn folders_are_checked_before_they_are_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let error = Model::open(root).unwrap_err();
+    assert!(error.to_string().contains("no unet") && error.hint().unwrap().contains("text_encoder/"));
+    for part in ["unet", "vae", "text_encoder", "tokenizer", "scheduler"] {
+        std::fs::create_dir(root.join(part)).unwrap();
+    }
+    let model = Model::open(root).unwrap();
+    assert!(model.tokenizer().unwrap_err().to_string().contains("merges.txt"));
+    assert!(model.scheduler().is_err() && model.part(Part::Unet).is_err());
+    std::fs::write(root.join("unet/config.json"), r#"{"in_channels": 4}"#).unwrap();
+    assert!(model.part(Part::Unet).unwrap_err().to_string().contains("diffusion_pytorch_model.safetensors"));
+    let copy = |to: &str| std::fs::copy(fixture("checkpoints/f16.safetensors"), root.join(to)).unwrap();
+    copy("unet/diffusion_pytorch_model.fp16.safetensors");
+    let (config, checkpoint) = model.part(Part::Unet).unwrap();
+    assert_eq!((config["in_channels"].as_u64(), checkpoint.len()), (Some(4), 3));
+    std::fs::write(root.join("tokenizer/tokenizer.json"), "{}").unwrap();
+    assert_eq!(model.tokenizer().unwrap(), TokenizerSource::Folder(root.join("tokenizer")));
+    std::fs::write(root.join("scheduler/scheduler_config.json"), "{").unwrap();
+    assert!(model.scheduler().unwrap_err().to_string().contains("not valid JSON"));
+    std::fs::write(root.join("model_index.json"), r#"{"_class_name": "StableDiffusionXLPipeline"}"#).unwrap();
+    assert!(Model::open(root).unwrap_err().to_string().contains("Stable Diffusion XL"));
+    std::fs::remove_file(root.join("model_index.json")).unwrap();
+    std::fs::create_dir(root.join("text_encoder_2")).unwrap();
+    assert!(Model::open(root).unwrap_err().to_string().contains("second text encoder"));
+    assert!(Model::open(root.join("none")).is_err());
 }
