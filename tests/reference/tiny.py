@@ -35,24 +35,26 @@ TOKENS = 512 + MERGES + 2
 CROSS = 32
 
 
-def fill(module, seed, gain=1.0):
-    """Weights with unit gain, norms near the identity, small biases: signals neither fade nor explode."""
-    scales = {"time_emb_proj.weight": 2.0, "decoder.conv_out.weight": 0.8, "encoder.conv_out.weight": 4.0, "conv_out.weight": 1.0, "token_embedding.weight": 1.0, "position_embedding.weight": 0.3}
+GAINS = {"time_emb_proj.weight": 2.0, "decoder.conv_out.weight": 0.8, "encoder.conv_out.weight": 4.0,
+         "conv_out.weight": 1.0, "token_embedding.weight": 1.0, "position_embedding.weight": 0.3, "latents": 1.0}
+TABLES = ("token_embedding.weight", "position_embedding.weight", "latents")
+
+
+def draw(seed, name, shape, gain=1.0):
+    """A tensor of unit gain, a norm near the identity or a small bias: signals neither fade nor explode."""
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
+    noise = torch.randn(shape, generator=generator)
+    if len(shape) <= 1:
+        return noise.mul_(0.1).add_(1 if name.endswith("weight") else 0)
+    gain = next((own for end, own in GAINS.items() if name.endswith(end)), gain)
+    return noise.mul_(gain if name.endswith(TABLES) else gain / torch.Size(shape[1:]).numel() ** 0.5)
+
+
+def fill(module, seed):
     with torch.no_grad():
         for name, tensor in module.state_dict().items():
-            if not tensor.is_floating_point():
-                continue
-            draw = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
-            noise = torch.randn(tensor.shape, generator=draw)
-            if tensor.ndim <= 1:
-                is_norm_weight = name.endswith("weight")
-                noise = 1 + 0.1 * noise if is_norm_weight else 0.1 * noise
-            else:
-                fan_in = tensor[0].numel()
-                scale = next((s for end, s in scales.items() if name.endswith(end)), gain)
-                is_table = name.endswith(("token_embedding.weight", "position_embedding.weight"))
-                noise *= scale if is_table else scale / fan_in**0.5
-            tensor.copy_(noise.half().float())
+            if tensor.is_floating_point():
+                tensor.copy_(draw(seed, name, tensor.shape).half())
     return module.eval()
 
 
@@ -110,7 +112,7 @@ SCHEDULER = {
 
 def tokenizer(folder, merges, pad="<|endoftext|>"):
     """CLIP's 512 byte tokens, its first merges and the two specials, in the four files of the Hub."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [b for b in range(256) if b not in printable]
     letters = [chr(b) for b in printable] + [chr(256 + i) for i in range(len(others))]
@@ -164,20 +166,11 @@ def ip_adapters(unet, encoder):
     full = {"proj.0.weight": (hidden, hidden), "proj.0.bias": (hidden,),
             "proj.2.weight": (CROSS, hidden), "proj.2.bias": (CROSS,), **norm("proj.3", CROSS)}
 
-    def draw(seed, shapes):
-        tensors = {}
-        for name, shape in shapes.items():
-            generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
-            noise = torch.randn(shape, generator=generator)
-            if len(shape) == 1:
-                noise = 1 + 0.1 * noise if name.endswith("weight") else 0.1 * noise
-            elif name != "latents":
-                noise *= 1.5 / shape[-1] ** 0.5
-            tensors[name] = noise.half()
-        return tensors
+    def tensors_of(seed, shapes):
+        return {name: draw(seed, name, shape, gain=1.5).half() for name, shape in shapes.items()}
 
     for name, shapes in {"ip-adapter": base, "ip-adapter-plus": plus, "ip-adapter-full": full}.items():
-        nested = {"image_proj": draw(name, shapes), "ip_adapter": draw(name, layers)}
+        nested = {"image_proj": tensors_of(name, shapes), "ip_adapter": tensors_of(name, layers)}
         flat = {f"{group}.{key}": tensor for group, tensors in nested.items() for key, tensor in tensors.items()}
         save_file(flat, OUT / f"{name}.safetensors", metadata={"format": "pt"})
         if name == "ip-adapter-plus":
