@@ -2,6 +2,7 @@
 
 pub mod clip;
 pub mod controlnet;
+pub mod depth;
 pub mod ip_adapter;
 pub mod unet;
 pub mod vae;

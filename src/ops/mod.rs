@@ -9,6 +9,7 @@ mod conv;
 mod linear;
 mod norm;
 mod product;
+mod resample;
 mod upsample;
 
 pub use activation::{Activation, gelu, quick_gelu, silu};
@@ -16,4 +17,5 @@ pub use attention::attention;
 pub use conv::Conv2d;
 pub use linear::{Embedding, Linear};
 pub use norm::{GroupNorm, LayerNorm};
+pub use resample::Resample;
 pub use upsample::upsample_nearest;

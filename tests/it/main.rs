@@ -26,5 +26,6 @@ fn fixture(name: &str) -> std::path::PathBuf {
 }
 
 mod canny;
+mod depth;
 mod image;
 mod noise;
