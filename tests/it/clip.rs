@@ -33,6 +33,24 @@ fn text_equals_transformers() {
     }
 }
 
+/// Half precision rounds every layer's result; the sums inside are still taken in single.
+#[test]
+fn half_precision_stays_close() {
+    for (dtype, tolerance) in [(DType::F16, 2e-3), (DType::BF16, 2e-2)] {
+        if dtype == DType::BF16 && crate::device().is_cpu() {
+            continue; // candle multiplies no bf16 matrices on the CPU
+        }
+        let fixture = Fixture::open("clip/text-openai");
+        let net = ClipText::new(&fixture.config(), fixture.var_builder_as(dtype)).unwrap();
+        let encoded = net.forward(fixture.input("full"), None).unwrap();
+        assert_eq!(encoded.dtype(), dtype);
+        fixture.check_within(tolerance, "full", &encoded);
+        let fixture = Fixture::open("clip/vision-openclip");
+        let net = ClipVision::new(&fixture.config(), fixture.var_builder_as(dtype)).unwrap();
+        fixture.check_within(tolerance, "image_embeds", &net.image_embeds(fixture.input("pixels")).unwrap());
+    }
+}
+
 #[test]
 fn text_refuses_what_does_not_fit() {
     let (fixture, net) = text("clip/text-openai");

@@ -33,7 +33,12 @@ impl Fixture {
 
     /// The weights in single precision.
     pub fn var_builder(&self) -> VarBuilder<'static> {
-        VarBuilder::from_tensors(self.weights(), DType::F32, &crate::device())
+        self.var_builder_as(DType::F32)
+    }
+
+    /// The weights in another precision.
+    pub fn var_builder_as(&self, dtype: DType) -> VarBuilder<'static> {
+        VarBuilder::from_tensors(self.weights(), dtype, &crate::device())
     }
 
     pub fn input(&self, name: &str) -> &Tensor {
@@ -42,6 +47,11 @@ impl Fixture {
 
     /// Compares with the reference's output: the largest difference, in units of the output's range, at most 1e-4.
     pub fn check(&self, name: &str, actual: &Tensor) {
+        self.check_within(1e-4, name, actual);
+    }
+
+    /// Compares with the reference's output, for precisions that cannot reach 1e-4.
+    pub fn check_within(&self, tolerance: f64, name: &str, actual: &Tensor) {
         let expected = &self.tensors[&format!("outputs.{name}")];
         assert_eq!(actual.dims(), expected.dims(), "{} {name}: shape", self.name);
         let values = |t: &Tensor| t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
@@ -51,6 +61,6 @@ impl Fixture {
         let differences = actual.iter().zip(&expected).map(|(a, b)| (a - b).abs() / (most - least));
         let worst = differences.fold(0.0, |worst: f64, d| if d > worst || d.is_nan() { d } else { worst });
         eprintln!("{} {name}: {worst:.1e} of the range", self.name);
-        assert!(worst <= 1e-4, "{} {name} differs by {worst:e} of its range", self.name);
+        assert!(worst <= tolerance, "{} {name} differs by {worst:e} of its range", self.name);
     }
 }

@@ -83,6 +83,24 @@ fn a_megabyte_is_cut_in_time() {
     }
 }
 
+/// Ids far beyond any text encoder are the text encoder's to refuse.
+#[test]
+fn ids_may_be_any_number() {
+    let scratch = tempfile::tempdir().unwrap();
+    for name in ["vocab.json", "merges.txt", "special_tokens_map.json"] {
+        std::fs::copy(folder("sd15").join(name), scratch.path().join(name)).unwrap();
+    }
+    let path = scratch.path().join("vocab.json");
+    let mut vocabulary: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    vocabulary["<|endoftext|>"] = u32::MAX.into();
+    vocabulary["!"] = vocabulary["#"].clone();
+    std::fs::write(&path, vocabulary.to_string()).unwrap();
+    let tokenizer = Tokenizer::from_folder(scratch.path()).unwrap();
+    let tokens = tokenizer.encode("a # b! <|endoftext|> <sks>").unwrap();
+    assert_eq!(tokens.ids[76], u32::MAX);
+    assert_eq!(tokens.ids.len(), 77);
+}
+
 fn refused(write: impl FnOnce(&Path)) -> String {
     let scratch = tempfile::tempdir().unwrap();
     for name in ["vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"] {

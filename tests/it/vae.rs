@@ -31,6 +31,24 @@ fn encoding_and_decoding_equal_diffusers() {
     }
 }
 
+/// Half precision rounds every layer's result; the sums inside are still taken in single.
+#[test]
+fn half_precision_stays_close() {
+    for (dtype, tolerance) in [(DType::F16, 5e-3), (DType::BF16, 5e-2)] {
+        if dtype == DType::BF16 && crate::device().is_cpu() {
+            continue; // candle multiplies no bf16 matrices on the CPU
+        }
+        let fixture = Fixture::open("vae/newer");
+        let net = Vae::new(&fixture.config(), fixture.var_builder_as(dtype)).unwrap();
+        let posterior = net.encode(fixture.input("even.pixels")).unwrap();
+        assert_eq!(posterior.mean.dtype(), dtype);
+        fixture.check_within(tolerance, "even.mean", &posterior.mean);
+        fixture.check_within(tolerance, "even.decoded", &net.decode(fixture.input("even.latents")).unwrap());
+        let tiled = net.decode_tiled(fixture.input("large.latents"), &mut |_, _| Ok(())).unwrap();
+        fixture.check_within(tolerance, "tiled.decoded", &tiled);
+    }
+}
+
 #[test]
 fn tiles_equal_diffusers() {
     let (fixture, net) = open("vae/newer");

@@ -201,7 +201,7 @@ impl ClipVision {
                 ),
             ));
         }
-        let patches = self.patches.forward(pixels)?.flatten_from(2)?.transpose(1, 2)?;
+        let patches = self.patches.forward(&pixels.to_dtype(self.class.dtype())?)?.flatten_from(2)?.transpose(1, 2)?;
         let hidden = self.config.hidden_size;
         let class = self.class.reshape((1, 1, hidden))?.broadcast_as((batch, 1, hidden))?;
         let xs = Tensor::cat(&[&class, &patches], 1)?.broadcast_add(&self.positions)?;

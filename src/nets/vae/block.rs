@@ -1,5 +1,6 @@
 //! What the encoder and the decoder are made of: residual layers, attention and the innermost block. Every layer takes
-//! its input by value, so that a picture-sized tensor is freed as soon as nothing needs it.
+//! its input by value and assigns over what it is done with (a shadowed tensor would live to the end of the function), so
+//! that a picture-sized tensor is freed as soon as nothing needs it.
 
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
@@ -32,17 +33,16 @@ impl Residual {
         })
     }
 
-    pub(super) fn forward(&self, xs: Tensor) -> Result<Tensor> {
-        let inner = self.norm1.forward_silu(&xs)?;
+    pub(super) fn forward(&self, mut xs: Tensor) -> Result<Tensor> {
+        let mut inner = self.norm1.forward_silu(&xs)?;
         // The shortcut before the convolutions: in the decoder it halves the channels that wait for the sum.
-        let residual = match &self.shortcut {
-            Some(conv) => conv.forward(&xs)?,
-            None => xs,
-        };
-        let inner = self.conv1.forward(&inner)?;
-        let inner = self.norm2.forward_silu(&inner)?;
-        let inner = self.conv2.forward(&inner)?;
-        Ok((residual + inner)?)
+        if let Some(conv) = &self.shortcut {
+            xs = conv.forward(&xs)?;
+        }
+        inner = self.conv1.forward(&inner)?;
+        inner = self.norm2.forward_silu(&inner)?;
+        inner = self.conv2.forward(&inner)?;
+        Ok((xs + inner)?)
     }
 }
 

@@ -54,18 +54,18 @@ impl Decoder {
     pub(super) fn forward(&self, latents: Tensor) -> Result<Tensor> {
         let xs = self.conv_in.forward(&latents)?;
         let xs = self.middle.forward(xs)?;
-        let xs = self.blocks.iter().try_fold(xs, |xs, block| block.forward(xs))?;
-        let xs = self.norm_out.forward_silu(&xs)?;
+        let mut xs = self.blocks.iter().try_fold(xs, |xs, block| block.forward(xs))?;
+        xs = self.norm_out.forward_silu(&xs)?;
         self.conv_out.forward(&xs)
     }
 }
 
 impl Block {
     fn forward(&self, xs: Tensor) -> Result<Tensor> {
-        let xs = self.resnets.iter().try_fold(xs, |xs, resnet| resnet.forward(xs))?;
+        let mut xs = self.resnets.iter().try_fold(xs, |xs, resnet| resnet.forward(xs))?;
         let Some(conv) = &self.upsampler else { return Ok(xs) };
         let (_, _, height, width) = xs.dims4()?;
-        let xs = ops::upsample_nearest(&xs, 2 * height, 2 * width)?;
+        xs = ops::upsample_nearest(&xs, 2 * height, 2 * width)?;
         conv.forward(&xs)
     }
 }

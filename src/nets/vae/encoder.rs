@@ -55,18 +55,19 @@ impl Encoder {
         let xs = self.conv_in.forward(&pixels)?;
         drop(pixels);
         let xs = self.blocks.iter().try_fold(xs, |xs, block| block.forward(xs))?;
-        let xs = self.middle.forward(xs)?;
-        let xs = self.norm_out.forward_silu(&xs)?;
+        let mut xs = self.middle.forward(xs)?;
+        xs = self.norm_out.forward_silu(&xs)?;
         self.conv_out.forward(&xs)
     }
 }
 
 impl Block {
     fn forward(&self, xs: Tensor) -> Result<Tensor> {
-        let xs = self.resnets.iter().try_fold(xs, |xs, resnet| resnet.forward(xs))?;
+        let mut xs = self.resnets.iter().try_fold(xs, |xs, resnet| resnet.forward(xs))?;
         let Some(conv) = &self.downsampler else { return Ok(xs) };
         // One row and one column of zeros, at the bottom and the right only: the UNet pads all round, the VAE does not.
-        let xs = xs.pad_with_zeros(3, 0, 1)?.pad_with_zeros(2, 0, 1)?;
+        xs = xs.pad_with_zeros(3, 0, 1)?;
+        xs = xs.pad_with_zeros(2, 0, 1)?;
         conv.forward(&xs)
     }
 }

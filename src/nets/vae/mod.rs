@@ -13,7 +13,7 @@ pub use config::VaeConfig;
 pub use posterior::Posterior;
 pub use tiling::OnTile;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::error::{Error, Result};
@@ -25,6 +25,7 @@ use encoder::Encoder;
 #[derive(Debug, Clone)]
 pub struct Vae {
     config: VaeConfig,
+    dtype: DType,
     encoder: Encoder,
     quant: Option<Conv2d>,
     decoder: Decoder,
@@ -42,6 +43,7 @@ impl Vae {
         let latent = config.latent_channels;
         let pointwise = |channels, name| Conv2d::new(channels, channels, 1, 1, 0, vb.pp(name));
         Ok(Self {
+            dtype: vb.dtype(),
             encoder: Encoder::new(config, vb.pp("encoder"))?,
             quant: config.use_quant_conv.then(|| pointwise(2 * latent, "quant_conv")).transpose()?,
             decoder: Decoder::new(config, vb.pp("decoder"))?,
@@ -56,7 +58,7 @@ impl Vae {
     }
 
     /// Encodes pixels `[batch, 3, height, width]` in -1..1 to a distribution over latents, an eighth as high and wide
-    /// (sides that eight does not divide lose the rest).
+    /// (sides that eight does not divide lose the rest), in the weights' type.
     ///
     /// # Errors
     /// When the picture has other channels or is smaller than one latent.
@@ -65,7 +67,8 @@ impl Vae {
         Posterior::new(&self.moments(pixels.clone())?)
     }
 
-    /// Decodes latents `[batch, 4, height, width]`, already divided by the scaling factor, to pixels in about -1..1.
+    /// Decodes latents `[batch, 4, height, width]`, already divided by the scaling factor, to pixels in about -1..1,
+    /// in the weights' type.
     ///
     /// # Errors
     /// When the latents have other channels or none at all.
@@ -75,7 +78,7 @@ impl Vae {
     }
 
     fn moments(&self, pixels: Tensor) -> Result<Tensor> {
-        let xs = self.encoder.forward(pixels)?;
+        let xs = self.encoder.forward(pixels.to_dtype(self.dtype)?)?;
         match &self.quant {
             Some(conv) => conv.forward(&xs),
             None => Ok(xs),
@@ -84,8 +87,8 @@ impl Vae {
 
     fn pixels(&self, latents: Tensor) -> Result<Tensor> {
         let xs = match &self.post_quant {
-            Some(conv) => conv.forward(&latents)?,
-            None => latents,
+            Some(conv) => conv.forward(&latents.to_dtype(self.dtype)?)?,
+            None => latents.to_dtype(self.dtype)?,
         };
         self.decoder.forward(xs)
     }
