@@ -4,6 +4,7 @@
 //! knows about nets beyond the pixel ranges they expect.
 
 pub mod clip;
+mod jpeg;
 pub mod read;
 pub mod resize;
 pub mod tensor;

@@ -13,7 +13,7 @@ use ::image::{
 };
 
 pub use super::text::png_text;
-use super::whole;
+use super::{jpeg, whole};
 use crate::error::{Error, Result};
 
 /// The longest side that is decoded, in pixels.
@@ -104,7 +104,7 @@ fn decode(path: &Path) -> Result<DynamicImage> {
         return Err(cut(path, format));
     }
     let broken = |error| describe(path, format, error);
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    let mut reader = ImageReader::with_format(Cursor::new(&bytes), format);
     reader.no_limits();
     let mut decoder = reader.into_decoder().map_err(broken)?;
     let (width, height) = decoder.dimensions();
@@ -116,7 +116,15 @@ fn decode(path: &Path) -> Result<DynamicImage> {
     decoder.set_limits(limits).map_err(broken)?;
     // A damaged EXIF block does not stop Pillow either.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(broken)?;
+    let exact = match format {
+        ImageFormat::Jpeg => jpeg::decode(&bytes)
+            .map_err(|reason| Error::file(path, format!("JPEG picture is damaged: {reason}")).with_hint(AGAIN))?,
+        _ => None,
+    };
+    let mut picture = match exact {
+        Some(picture) => picture,
+        None => DynamicImage::from_decoder(decoder).map_err(broken)?,
+    };
     picture.apply_orientation(orientation);
     Ok(picture)
 }

@@ -124,7 +124,9 @@ fn modules_import_only_what_the_design_lets_them() {
 
 #[test]
 fn imports_are_found_however_they_are_written() {
-    let code = code("use crate::{Error, image::{read, write}};\nlet x = crate::nets::Y; // crate::train\npub(crate) fn f() {}\n");
+    let code = code(
+        "use crate::{Error, image::{read, write}};\nlet x = crate::nets::Y; // crate::train\npub(crate) fn f() {}\n",
+    );
     assert_eq!(imports(&code), ["Error", "image", "nets"]);
 }
 

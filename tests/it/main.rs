@@ -5,6 +5,7 @@
 mod clip;
 mod fixture;
 mod layers;
+mod pictures;
 mod tokenizer;
 mod vae;
 mod weights;

@@ -57,6 +57,14 @@ impl Tokenizer {
         Self::build(Vocabulary::clip()?).map_err(|error| Error::usage("tokenizer", error.to_string()))
     }
 
+    /// The built-in tokenizer as OpenCLIP's models (SD 2.x) use it: the same vocabulary, padded with token 0, `!`.
+    ///
+    /// # Errors
+    /// Never in a sound build.
+    pub fn open_clip() -> Result<Self> {
+        Ok(Self { pad: 0, ..Self::clip()? })
+    }
+
     fn build(vocabulary: Vocabulary) -> tokenizers::Result<Self> {
         let Vocabulary { ids, merges, added, start, end, unknown, pad, max_length } = vocabulary;
         let model = BPE::builder()

@@ -1,0 +1,238 @@
+//! Sampling and decoding one picture from what was prepared. The order of random draws is diffusers'.
+
+use ::image::{GrayImage, RgbImage};
+use candle_core::{DType, Tensor};
+
+use super::diffusion::Diffusion;
+use crate::diffusion::denoiser::Denoiser;
+use crate::diffusion::guidance::guide;
+use crate::diffusion::sampler::Sampler;
+use crate::diffusion::schedule::{Evaluation, Schedule};
+use crate::error::{Error, Result};
+use crate::image::tensor;
+use crate::nets::unet::Context;
+use crate::progress::{OnProgress, Progress, Stage};
+use crate::rng::TorchRng;
+
+/// Latents above this many pixels are decoded in tiles: whole, they would take tens of gigabytes.
+const MAX_WHOLE_DECODE: usize = 1536 * 1536;
+
+/// A request with everything done that does not depend on the seed.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What the user should know: a prompt that was cut, a size that was changed.
+    pub warnings: Vec<String>,
+    /// Width of the pictures in pixels.
+    pub width: u32,
+    /// Height of the pictures in pixels.
+    pub height: u32,
+    pub(super) sampler: Sampler,
+    pub(super) schedule: Schedule,
+    pub(super) denoiser: Denoiser,
+    pub(super) guidance: Option<f64>,
+    pub(super) context: Context,
+    pub(super) control: Option<Control>,
+    pub(super) initial: Option<Initial>,
+    pub(super) latents: Option<Tensor>,
+}
+
+impl Prepared {
+    /// The map the ControlNet follows, at the picture's size.
+    pub fn control_map(&self) -> Option<&RgbImage> {
+        self.control.as_ref().map(|control| &control.map)
+    }
+
+    /// Evaluations of the UNet per picture.
+    pub fn evaluations(&self) -> usize {
+        self.schedule.timesteps.len()
+    }
+}
+
+/// A ControlNet's part in a picture.
+#[derive(Debug)]
+pub(super) struct Control {
+    pub(super) hint: Tensor,
+    pub(super) context: Context,
+    pub(super) scale: f64,
+    /// Start and end as parts of the evaluations.
+    pub(super) window: (f64, f64),
+    pub(super) map: RgbImage,
+}
+
+impl Control {
+    /// Whether the net runs at this evaluation; the reference's rule.
+    fn is_active(&self, at: &Evaluation) -> bool {
+        let total = at.total as f64;
+        let (start, end) = self.window;
+        at.index as f64 / total >= start && (at.index + 1) as f64 / total <= end
+    }
+}
+
+/// A picture to start from.
+#[derive(Debug)]
+pub(super) struct Initial {
+    pub(super) picture: RgbImage,
+    pub(super) latents: Tensor,
+    pub(super) inpaint: Option<Inpaint>,
+}
+
+/// What is repainted of a picture.
+#[derive(Debug)]
+pub(super) struct Inpaint {
+    /// At the picture's size; 128 and above is repainted.
+    pub(super) mask: GrayImage,
+    /// `[1, 1, h/8, w/8]` of 0 and 1.
+    pub(super) latent_mask: Tensor,
+    /// For a net trained to inpaint: mask and latents of the masked picture `[1, 5, h/8, w/8]`, appended to its input.
+    pub(super) conditioning: Option<Tensor>,
+    /// Strength 1: starts from noise alone.
+    pub(super) whole: bool,
+}
+
+impl Diffusion {
+    /// Samples and decodes the picture of a seed. `index` picks the row of the request's latents, where it has any.
+    ///
+    /// The noise is drawn on the host as torch's CPU generator draws it, so the same seed gives the same picture on every
+    /// device.
+    ///
+    /// # Errors
+    /// When memory runs out, the nets do not fit each other, or the work is stopped.
+    pub fn paint(
+        &mut self,
+        prepared: &Prepared,
+        seed: u64,
+        index: usize,
+        on_progress: &mut OnProgress<'_>,
+    ) -> Result<RgbImage> {
+        let latents = self.sample(prepared, seed, index, on_progress)?;
+        self.make_room_for_vae();
+        let picture = self.decode(&latents, on_progress)?;
+        Ok(match &prepared.initial {
+            Some(Initial { picture: original, inpaint: Some(inpaint), .. }) => {
+                keep_unmasked(picture, original, &inpaint.mask)
+            }
+            _ => picture,
+        })
+    }
+
+    fn sample(
+        &mut self,
+        prepared: &Prepared,
+        seed: u64,
+        index: usize,
+        on_progress: &mut OnProgress<'_>,
+    ) -> Result<Tensor> {
+        let (device, dtype) = (self.device().clone(), self.dtype());
+        let downscale = self.vae_config().downscale();
+        let channels = self.vae_config().latent_channels;
+        let (height, width) = (prepared.height as usize / downscale, prepared.width as usize / downscale);
+        let mut rng = TorchRng::new(seed);
+        let first = match &prepared.latents {
+            Some(latents) => latents.narrow(0, row(latents, index)?, 1)?,
+            None => rng.normal(&[1, channels, height, width])?,
+        };
+        let first = first.to_device(&device)?;
+        let schedule = &prepared.schedule;
+        let start = match &prepared.initial {
+            Some(Initial { inpaint: Some(inpaint), .. }) if inpaint.whole => schedule.start(&first)?,
+            Some(initial) => schedule.noised(&initial.latents, &first, 0)?,
+            None => schedule.start(&first)?,
+        };
+        let inpaint = prepared.initial.as_ref().and_then(|initial| Some((initial, initial.inpaint.as_ref()?)));
+        let conditioning = inpaint.and_then(|(_, inpaint)| inpaint.conditioning.as_ref());
+        let (unet, controlnet) = self.nets()?;
+
+        let mut denoise = |xs: &Tensor, at: Evaluation| {
+            prepared.denoiser.denoise(xs, at, |xs, timestep| {
+                let twice = |xs: &Tensor| match prepared.guidance {
+                    Some(_) => Tensor::cat(&[xs, xs], 0),
+                    None => Ok(xs.clone()),
+                };
+                let xs = twice(&xs.to_dtype(dtype)?)?;
+                let residuals = match (&prepared.control, controlnet) {
+                    (Some(control), Some(net)) if control.is_active(&at) => {
+                        Some(net.forward(&xs, timestep, &control.context, &control.hint, control.scale)?)
+                    }
+                    _ => None,
+                };
+                let xs = match conditioning {
+                    Some(conditioning) => Tensor::cat(&[xs, twice(&conditioning.to_dtype(dtype)?)?], 1)?,
+                    None => xs,
+                };
+                let out = unet.forward(&xs, timestep, &prepared.context, residuals.as_ref())?.to_dtype(DType::F32)?;
+                match prepared.guidance {
+                    Some(scale) => guide(&out.narrow(0, 0, 1)?, &out.narrow(0, 1, 1)?, scale),
+                    None => Ok(out),
+                }
+            })
+        };
+        let mut noise = |shape: &[usize]| Ok(rng.normal(shape)?.to_device(&device)?);
+        let report = |done: usize, total: usize, on_progress: &mut OnProgress<'_>| {
+            let label = "sampling".to_string();
+            on_progress(&Progress { stage: Stage::Sample, done: done as u64, total: total as u64, label })
+        };
+        report(0, schedule.timesteps.len(), on_progress)?;
+        let mut on_step = |at: &Evaluation, xs: Tensor, sigma: f64| {
+            report(at.index + 1, at.total, on_progress)?;
+            match inpaint {
+                Some((initial, inpaint)) if conditioning.is_none() => {
+                    // A plain net knows nothing of the mask: what is kept is put back at the noise level reached.
+                    let known = if at.index + 1 < at.total {
+                        schedule.noised(&initial.latents, &first, at.index + 1)?
+                    } else {
+                        (&initial.latents * sigma.hypot(1.0))?
+                    };
+                    let mask = &inpaint.latent_mask;
+                    Ok((xs.broadcast_mul(mask)? + known.broadcast_mul(&(1.0 - mask)?)?)?)
+                }
+                _ => Ok(xs),
+            }
+        };
+        prepared.sampler.sample(&mut denoise, start, schedule, &mut noise, &mut on_step)
+    }
+
+    fn decode(&mut self, latents: &Tensor, on_progress: &mut OnProgress<'_>) -> Result<RgbImage> {
+        let mut report = |done: usize, total: usize| {
+            let label = "decoding".to_string();
+            on_progress(&Progress { stage: Stage::Decode, done: done as u64, total: total as u64, label })
+        };
+        report(0, 1)?;
+        let latents = (latents / self.vae_config().scaling_factor)?;
+        let (_, _, height, width) = latents.dims4()?;
+        let pixels = height * width * self.vae_config().downscale().pow(2);
+        let vae = self.load_vae()?;
+        let decoded = if pixels > MAX_WHOLE_DECODE {
+            vae.decode_tiled(&latents, &mut report)?
+        } else {
+            let decoded = vae.decode(&latents)?;
+            report(1, 1)?;
+            decoded
+        };
+        let finite = decoded.sum_all()?.to_scalar::<f32>()?.is_finite();
+        if !finite {
+            return Err(Error::file(self.model_path(), "the nets produced values that are not numbers")
+                .with_hint("compute in --dtype f32 or bf16; if it stays, the checkpoint is damaged"));
+        }
+        let mut pictures = tensor::to_pictures(&decoded)?;
+        pictures.pop().ok_or_else(|| Error::usage("picture", "the decoder returned none"))
+    }
+}
+
+fn row(latents: &Tensor, index: usize) -> Result<usize> {
+    let rows = latents.dim(0)?;
+    if index >= rows {
+        let reason = format!("holds noise for {rows} pictures, picture {} was asked for", index + 1);
+        return Err(Error::usage("--latents", reason).with_hint("lower --count"));
+    }
+    Ok(index)
+}
+
+/// Takes every pixel the mask keeps from the original: through the VAE they would come out changed.
+fn keep_unmasked(mut painted: RgbImage, original: &RgbImage, mask: &GrayImage) -> RgbImage {
+    for ((painted, original), mask) in painted.pixels_mut().zip(original.pixels()).zip(mask.pixels()) {
+        if mask.0[0] < 128 {
+            *painted = *original;
+        }
+    }
+    painted
+}
