@@ -1,15 +1,16 @@
 #!/bin/sh
 # Checks that the CUDA build compiles, on a machine with neither a GPU nor a CUDA toolkit.
 #
-#     scripts/check-cuda.sh [FEATURES]          default: cuda; try "cuda,cudnn" too
+#     scripts/check-cuda.sh [FEATURES]          default: cudnn, which includes cuda
 #
-# The compiler comes from PyPI into $CUDA_TOOLKIT (default: target/cuda-toolkit, about 2 GB), once. Compiling candle's kernels
-# takes most of half an hour on two cores, so this is for a nightly job or for running by hand. Nothing is linked or run.
+# The compiler comes from PyPI into $CUDA_TOOLKIT (default: target/cuda-toolkit, about 1 GB), once. Compiling candle's kernels
+# takes most of half an hour on two cores, so this is for a nightly job or for running by hand. Nothing is linked or run,
+# so cuDNN itself is not needed.
 # Needs cargo and python3 with pip and venv.
 set -eu
 
 cd "$(dirname "$0")/.."
-features=${1:-cuda}
+features=${1:-cudnn}
 toolkit=${CUDA_TOOLKIT:-$PWD/target/cuda-toolkit}
 home=$toolkit/nvidia/cu13
 
@@ -22,7 +23,7 @@ if [ ! -e "$toolkit/complete" ]; then
     "$toolkit/venv/bin/pip" install --quiet --disable-pip-version-check --target "$toolkit" \
         'nvidia-cuda-nvcc==13.0.*' 'nvidia-nvvm==13.0.*' 'nvidia-cuda-crt==13.0.*' 'nvidia-cuda-runtime==13.0.*' \
         'nvidia-cuda-cccl==13.0.*' 'nvidia-cublas==13.0.*' 'nvidia-cuda-nvrtc==13.0.*' \
-        nvidia-curand nvidia-cudnn-cu13
+        nvidia-curand
     rm -rf "$toolkit/venv"
     # Build scripts look for the names a toolkit installer would give.
     ln -s lib "$home/lib64"
@@ -36,8 +37,6 @@ fi
 
 export CUDA_HOME="$home" CUDA_PATH="$home" CUDA_ROOT="$home" CUDA_TOOLKIT_ROOT_DIR="$home"
 export PATH="$home/bin:$PATH"
-# cudnn lies beside the toolkit, not in it.
-export CUDNN_LIB="$toolkit/nvidia/cudnn/lib" CPATH="$toolkit/nvidia/cudnn/include${CPATH:+:$CPATH}"
 # There is no GPU to ask: 8.0 is the A100, and runs on everything newer.
 export CUDA_COMPUTE_CAP="${CUDA_COMPUTE_CAP:-80}"
 
