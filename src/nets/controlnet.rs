@@ -208,6 +208,9 @@ impl ControlNet {
         if context.layers.len() != self.names.len() {
             return Err(Error::usage("context", "was made for another net"));
         }
+        if let Some(scale) = scales.iter().find(|scale| !scale.is_finite()) {
+            return Err(Error::usage("--control-scale", format!("{scale} is not a finite number")));
+        }
         let time = self.encoder.time().forward(timestep, None)?;
         let step = Step { time: &time, context: &context.layers };
         let entered = self.encoder.enter(xs, context)?;

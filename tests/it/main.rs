@@ -27,6 +27,9 @@ fn fixture(name: &str) -> std::path::PathBuf {
 }
 
 mod canny;
+mod controlnet;
 mod depth;
 mod image;
+mod ip_adapter;
 mod noise;
+mod unet;

@@ -138,7 +138,8 @@ impl IpAdapter {
     }
 
     /// The tokens of several style pictures side by side under guidance: `[2, m * pictures, cross_attention_dim]`, the
-    /// unconditional row first. `pictures` holds one output of the encoder per picture, batch 1 each.
+    /// unconditional row first. `pictures` holds one output of the encoder per picture, batch 1 each. Without guidance
+    /// keep the second row alone.
     ///
     /// `nothing` is what stands for no picture, and differs by kind: zeros in the shape of the embedding where
     /// [`needs`](Self::needs) says image embeddings, the encoder's output for a picture of zeros (after normalisation)

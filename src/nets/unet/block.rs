@@ -32,13 +32,12 @@ impl Layer {
     fn new(
         inputs: usize,
         block: &Block,
-        attends: bool,
         index: usize,
         config: &EncoderConfig,
         layers: &mut Layers,
         vb: &VarBuilder<'_>,
     ) -> Result<Self> {
-        let attention = if attends {
+        let attention = if block.attends {
             Some(SpatialTransformer::new(block, config, layers, vb.pp("attentions").pp(index))?)
         } else {
             None
@@ -80,7 +79,7 @@ impl DownBlock {
         let mut inputs = skip_channels.last().copied().unwrap_or(block.channels);
         let mut own = Vec::with_capacity(block.layers);
         for index in 0..block.layers {
-            own.push(Layer::new(inputs, block, block.attends, index, config, layers, &vb)?);
+            own.push(Layer::new(inputs, block, index, config, layers, &vb)?);
             inputs = block.channels;
             skip_channels.push(block.channels);
         }
@@ -152,7 +151,6 @@ impl UpBlock {
     pub(crate) fn new(
         inputs: usize,
         block: &Block,
-        attends: bool,
         last: bool,
         config: &EncoderConfig,
         layers: &mut Layers,
@@ -164,7 +162,7 @@ impl UpBlock {
         // One layer more than on the way down: the encoder's entry to this resolution has a skip connection of its own.
         for index in 0..=block.layers {
             let skip = skip_channels.pop().unwrap_or(0);
-            own.push(Layer::new(inputs + skip, block, attends, index, config, layers, &vb)?);
+            own.push(Layer::new(inputs + skip, block, index, config, layers, &vb)?);
             inputs = block.channels;
         }
         let upsample = if last { None } else { Some(Upsample::new(block.channels, vb.pp("upsamplers").pp(0))?) };

@@ -21,7 +21,7 @@ pub(crate) struct Block {
     pub(crate) heads: usize,
     /// Transformer blocks in each of its spatial transformers.
     pub(crate) depth: usize,
-    /// Whether its layers have a spatial transformer on the way down.
+    /// Whether its layers have a spatial transformer: read for the way down, set anew for the way up.
     pub(crate) attends: bool,
 }
 

@@ -21,6 +21,7 @@ use candle_nn::VarBuilder;
 use crate::error::{Error, Result};
 use crate::nets::unet::attention::CrossAttention;
 use crate::nets::unet::block::{MidBlock, Step, UpBlock};
+use crate::nets::unet::config::Block;
 use crate::nets::unet::context::Layers;
 use crate::nets::unet::encoder::Encoder;
 use crate::nets::unet::skips::Skips;
@@ -58,7 +59,8 @@ impl Unet {
         for (index, (block, &attends)) in shape.blocks.iter().rev().zip(&config.up_attends).enumerate() {
             let last = index + 1 == shape.blocks.len();
             let vb = vb.pp("up_blocks").pp(index);
-            up.push(UpBlock::new(inputs, block, attends, last, shape, &mut layers, &mut skip_channels, vb)?);
+            let block = Block { attends, ..block.clone() };
+            up.push(UpBlock::new(inputs, &block, last, shape, &mut layers, &mut skip_channels, vb)?);
             inputs = block.channels;
         }
         let mid = Encoder::mid(shape, &mut layers, &vb)?;

@@ -39,6 +39,10 @@ impl Residuals {
 
 /// `xs + residual` in `xs`'s type; a residual of one value per channel is added everywhere.
 fn add(xs: &Tensor, residual: &Tensor) -> Result<Tensor> {
+    if !residual.shape().broadcast_shape_binary_op(xs.shape(), "add").is_ok_and(|shape| &shape == xs.shape()) {
+        let reason = format!("residuals of shape {:?} for a layer of shape {:?}", residual.dims(), xs.dims());
+        return Err(Error::usage("ControlNet", reason).with_hint("use a ControlNet made for this base model"));
+    }
     Ok(xs.broadcast_add(&residual.to_dtype(xs.dtype())?)?)
 }
 
