@@ -69,7 +69,7 @@ def autoencoder(name, sizes, rename=None, **options):
     tensors |= {f"inputs.{key}": value for key, value in inputs.items()}
     tensors |= {f"outputs.{key}": value for key, value in outputs.items()}
     save_file({key: value.contiguous() for key, value in tensors.items()}, OUT / f"{name}.safetensors")
-    (OUT / f"{name}.json").write_text(json.dumps(dict(model.config), indent=1) + "\n")
+    (OUT / f"{name}.json").write_text(json.dumps({key: value for key, value in model.config.items() if key[0] != "_"}, indent=1) + "\n")
     print("wrote", OUT / f"{name}.safetensors", sum(value.numel() for value in weights.values()), "weights")
 
 
