@@ -185,6 +185,30 @@ fn an_empty_configuration_is_the_class_default() {
 }
 
 #[test]
+fn configurations_as_published_are_read() {
+    // SD 1.5's has the keys of 2022; distilled and 2.x models have later ones, mostly null.
+    let old = json!({
+        "_class_name": "UNet2DConditionModel", "_diffusers_version": "0.6.0", "act_fn": "silu", "attention_head_dim": 8,
+        "block_out_channels": [320, 640, 1280, 1280], "center_input_sample": false, "cross_attention_dim": 768,
+        "down_block_types":
+            ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+        "downsample_padding": 1, "flip_sin_to_cos": true, "freq_shift": 0, "in_channels": 4, "layers_per_block": 2,
+        "mid_block_scale_factor": 1, "norm_eps": 1e-05, "norm_num_groups": 32, "out_channels": 4, "sample_size": 64,
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"]
+    });
+    assert_eq!(UnetConfig::from_json(&old).unwrap().cross_attention_dim(), 768);
+    let later = json!({
+        "attention_head_dim": [5, 10, 20, 20], "num_attention_heads": null, "cross_attention_dim": 1024,
+        "use_linear_projection": true, "upcast_attention": true, "dual_cross_attention": false,
+        "only_cross_attention": false, "num_class_embeds": null, "addition_embed_type": null, "dropout": 0.0,
+        "mid_block_scale_factor": 1.0, "conv_in_kernel": 3, "attention_type": "default",
+        "addition_embed_type_num_heads": 64, "mid_block_type": "UNetMidBlock2DCrossAttn", "time_cond_proj_dim": 256
+    });
+    let later = UnetConfig::from_json(&later).unwrap();
+    assert_eq!((later.cross_attention_dim(), later.guidance_width()), (1024, Some(256)));
+}
+
+#[test]
 fn inputs_that_do_not_fit_are_errors() {
     let unet = load("model");
     let reference = tensors("unet/cases.safetensors");
