@@ -54,18 +54,33 @@ PICTURES = {
     "unipc": dict(sampler="unipc", steps=10),
     "pndm": dict(sampler="pndm", steps=10),
     "lcm": dict(sampler="lcm", steps=5, guidance=1.0),
+    "euler-exponential": dict(sampler="euler", sigmas="exponential"),
+    "heun-karras": dict(sampler="heun", sigmas="karras", steps=6),
+    "unipc-exponential": dict(sampler="unipc", sigmas="exponential"),
+    "heun-one-step": dict(sampler="heun", steps=1),
+    "dpmpp-2m-two-steps": dict(sampler="dpmpp-2m", steps=2),
+    "unipc-two-steps": dict(sampler="unipc", steps=2),
+    "pndm-two-steps": dict(sampler="pndm", steps=2),
+    "seed-above-32-bits": dict(seed=2**32 + 8),
     "negative": dict(negative="blurry, low quality photograph"),
     "guidance-1": dict(guidance=1.0, negative="not looked at"),
     "long-prompt": dict(prompt="a small boat on a stormy sea with dark clouds and white foam, " * 8),
     "unicode-prompt": dict(prompt="  Ein GEMÄLDE am   Meer's edge, 灯台 🎨 1889 "),
     "clip-skip": dict(clip_skip=1),
     "odd-size": dict(width=72, height=56),
+    "smallest": dict(width=16, height=8, sampler="euler-a"),
     "tall": dict(width=64, height=128, sampler="dpmpp-2m"),
     "v-prediction": dict(model="tiny/v-prediction", sampler="ddim"),
     "v-prediction-euler": dict(model="tiny/v-prediction", sampler="euler"),
+    "v-prediction-unipc": dict(model="tiny/v-prediction", sampler="unipc"),
+    "v-prediction-dpmpp-2m": dict(model="tiny/v-prediction", sampler="dpmpp-2m", sigmas="karras"),
+    "v-prediction-lcm": dict(model="tiny/v-prediction", sampler="lcm", steps=4, guidance=1.5),
+    "v-prediction-pndm": dict(model="tiny/v-prediction", sampler="pndm", seed=4),
     "single-file": dict(model="tiny/single-file.safetensors", width=96, height=96, steps=5),
     "control": CONTROL,
     "control-window": CONTROL | dict(control_scale=0.6, control_start=0.2, control_end=0.7, sampler="unipc", steps=10),
+    "control-window-heun": CONTROL | dict(control_start=0.3, control_end=0.6, sampler="heun", steps=5),
+    "control-window-pndm": CONTROL | dict(control_start=0.0, control_end=0.5, sampler="pndm"),
     "control-canny": CONTROL | dict(structure="pictures/input/astronaut.png", control="canny", width=96, height=96),
     "control-resized": CONTROL | dict(structure="pictures/input/chelsea.png", control="canny", width=72, height=56,
                                       sampler="euler"),
@@ -86,6 +101,9 @@ PICTURES = {
     "init-pndm": SIZE_OF_INIT | dict(init="pictures/input/chelsea.png", strength=0.7, sampler="pndm", steps=10),
     "init-unipc-karras": SIZE_OF_INIT | dict(init="pictures/input/astronaut.png", strength=0.7, sampler="unipc",
                                              sigmas="karras", steps=10),
+    "init-dpmpp-2m": SIZE_OF_INIT | dict(init="pictures/input/chelsea.png", strength=0.65, sampler="dpmpp-2m", steps=12),
+    "init-lcm": SIZE_OF_INIT | dict(init="pictures/input/chelsea.png", strength=0.5, sampler="lcm", guidance=1.0),
+    "init-euler-karras": SIZE_OF_INIT | dict(init="pictures/input/chelsea.png", strength=0.6, sampler="euler", sigmas="karras"),
     "init-full-strength": SIZE_OF_INIT | dict(init="pictures/input/chelsea.png", strength=1.0, sampler="euler"),
     "init-style-control": SIZE_OF_INIT | STYLE | CONTROL | dict(
         init="pictures/input/astronaut.png", structure="pictures/input/astronaut.png", control="canny", strength=0.8),
@@ -95,6 +113,8 @@ PICTURES = {
     "inpaint-control": INPAINT | STYLE | CONTROL | dict(structure="pictures/input/astronaut.png", control="canny"),
     "inpaint-unipc": INPAINT | dict(strength=0.9, sampler="unipc", steps=10),
     "inpaint-heun": INPAINT | dict(mask="pictures/input/mask-small.png", strength=0.8, sampler="heun"),
+    "inpaint-pndm": INPAINT | dict(strength=0.8, sampler="pndm"),
+    "inpaint-lcm": INPAINT | dict(sampler="lcm", steps=4, guidance=1.5),
     "inpaint-9": INPAINT | dict(model="tiny/inpaint", sampler="euler"),
     "inpaint-9-strength": INPAINT | dict(model="tiny/inpaint", strength=0.8, sampler="pndm", steps=10),
 }
@@ -155,7 +175,7 @@ def paint(args, dtype=torch.float32):
     call = dict(prompt=args["prompt"], negative_prompt=args["negative"] or None, num_inference_steps=args["steps"],
                 guidance_scale=args["guidance"], generator=torch.Generator("cpu").manual_seed(args["seed"]),
                 clip_skip=args.get("clip_skip"), output_type="np", height=args["height"], width=args["width"])
-    # diffusers still looks for the text model where transformers 4 kept it, but only for clip skip.
+    # For clip skip, diffusers looks for the text model where transformers 4 kept it.
     object.__setattr__(parts["text_encoder"], "text_model", parts["text_encoder"])
     if "structure" in args:
         kind += "ControlNet"
@@ -174,8 +194,6 @@ def paint(args, dtype=torch.float32):
     if "style" in args:
         file = FIXTURES / args["ip_adapter"]
         pipe.load_ip_adapter(str(file.parent), subfolder="", weight_name=file.name, image_encoder_folder=None)
-        # Adapters stay in half precision when loaded; the computation is in single.
-        pipe.unet.float()
         blocks, scale = args["style_blocks"], args["style_scale"]
         pipe.set_ip_adapter_scale(BLOCKS[blocks](scale) if blocks in BLOCKS else named_blocks(blocks, scale))
         call["ip_adapter_image"] = [[Image.open(FIXTURES / path).convert("RGB") for path in args["style"]]]
