@@ -72,6 +72,9 @@ impl Diffusion {
     /// # Errors
     /// When a file is missing, broken, or not of a kind this program can run.
     pub fn open(paths: &ModelPaths, device: &Device, dtype: DType) -> Result<Self> {
+        if device.is_cpu() && dtype == DType::BF16 {
+            return Err(Error::usage("--dtype", "bf16 cannot be computed on a CPU").with_hint("use --dtype f32 or f16"));
+        }
         let mut model = Model::open(&paths.model)?;
         if let Some(prediction) = &paths.prediction_type {
             model.set_prediction_type(prediction)?;
@@ -413,13 +416,13 @@ impl Todo<'_, '_> {
     }
 }
 
-fn parse<T: DeserializeOwned>(config: Value, path: &Path) -> Result<T> {
+pub(super) fn parse<T: DeserializeOwned>(config: Value, path: &Path) -> Result<T> {
     serde_json::from_value(config)
         .map_err(|error| Error::file(path, format!("its configuration cannot be used: {error}")))
 }
 
 /// Puts the file's name before an error about what is in it.
-fn named(error: Error, path: &Path) -> Error {
+pub(super) fn named(error: Error, path: &Path) -> Error {
     match error {
         Error::Usage { subject, reason, hint } => {
             Error::File { path: path.to_path_buf(), reason: format!("{subject}: {reason}"), hint }

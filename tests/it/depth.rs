@@ -281,3 +281,23 @@ fn resampling_keeps_lines_straight() {
         assert!(method.apply(&xs, 0, 4).is_err());
     }
 }
+
+#[test]
+fn a_folder_opens_as_a_preprocessor() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, weights) = model("tiny");
+    candle_core::safetensors::save(&weights, folder.path().join("model.safetensors")).unwrap();
+    std::fs::write(folder.path().join("config.json"), json("tiny")["config"].to_string()).unwrap();
+    let processor = r#"{"size": {"height": 70, "width": 70}, "ensure_multiple_of": 14}"#;
+    std::fs::write(folder.path().join("preprocessor_config.json"), processor).unwrap();
+
+    let picture = ::image::RgbImage::from_fn(90, 60, |x, y| ::image::Rgb([x as u8, y as u8, (x * y) as u8]));
+    let opened = impasto::pipeline::open_depth(folder.path(), &crate::device()).unwrap();
+    let processor = Processor { size: Size { height: 70, width: 70 }, ..Default::default() };
+    let built = Depth::new(net(&config, weights).unwrap(), processor, crate::device());
+    assert_eq!(opened.apply(&picture).unwrap(), Preprocessor::Depth(Arc::new(built)).apply(&picture).unwrap());
+
+    std::fs::remove_file(folder.path().join("config.json")).unwrap();
+    let error = impasto::pipeline::open_depth(folder.path(), &crate::device()).unwrap_err().to_string();
+    assert!(error.contains("not a Depth Anything"), "{error}");
+}
