@@ -32,4 +32,5 @@ mod depth;
 mod image;
 mod ip_adapter;
 mod noise;
+mod samplers;
 mod unet;

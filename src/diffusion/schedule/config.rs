@@ -156,7 +156,7 @@ impl SchedulerConfig {
     }
 
     pub(in crate::diffusion) fn train_timesteps(&self) -> usize {
-        self.trained_betas.as_ref().map_or_else(|| self.num_train_timesteps.unwrap_or(1000), Vec::len)
+        self.num_train_timesteps.unwrap_or(1000)
     }
 
     pub(in crate::diffusion) fn spacing(&self, sampler: Sampler) -> Spacing {
@@ -186,7 +186,7 @@ impl SchedulerConfig {
 
     /// Refuses what the file asks for and the sampler here does not do, rather than paint another picture.
     pub(in crate::diffusion) fn check(&self, sampler: Sampler) -> Result<()> {
-        use Sampler::{Ddim, Dpmpp2m, Euler, Heun, Lcm, Pndm, Unipc};
+        use Sampler::{Ddim, Dpmpp2m, Euler, Lcm, Pndm, Unipc};
         let other = |value: &Option<String>, taken: &str| value.as_deref().is_some_and(|given| given != taken);
         let on = |value: Option<bool>| value == Some(true);
         let refused = [
@@ -199,7 +199,7 @@ impl SchedulerConfig {
             ("predict_x0", self.predict_x0 == Some(false) && sampler == Unipc),
             ("prediction_type", self.prediction() == Prediction::Sample && sampler == Pndm),
             ("solver_order", matches!(self.solver_order, Some(0 | 4..)) && matches!(sampler, Dpmpp2m | Unipc)),
-            ("clip_sample_range", self.clip(sampler).is_some_and(|bound| !(bound > 0.0)) && sampler != Heun),
+            ("clip_sample_range", self.clip(sampler).is_some_and(|bound| bound.is_nan() || bound <= 0.0)),
         ];
         match refused.iter().find(|(_, refuse)| *refuse) {
             None => Ok(()),

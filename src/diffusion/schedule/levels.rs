@@ -28,6 +28,9 @@ impl Levels {
         if !(1..=100_000).contains(&config.train_timesteps()) {
             return broken("num_train_timesteps must be between 1 and 100000");
         }
+        if config.trained_betas.as_ref().is_some_and(|betas| betas.len() != config.train_timesteps()) {
+            return broken("trained_betas must have num_train_timesteps values");
+        }
         let rescales = config.rescale_betas_zero_snr == Some(true) && !matches!(sampler, Sampler::Heun | Sampler::Pndm);
         let mut betas = betas(config, sampler);
         if rescales {

@@ -82,6 +82,8 @@ impl Schedule {
                 sigmas
             }
         };
+        // diffusers keeps levels in single precision.
+        sigmas.iter_mut().for_each(|sigma| *sigma = f64::from(*sigma as f32));
         if !sigmas.iter().all(|sigma| sigma.is_finite() && *sigma > 0.0) {
             return Err(Error::usage("scheduler_config.json", "its sigma_min or sigma_max is out of range"));
         }
@@ -107,8 +109,6 @@ impl Schedule {
             (Sampler::Euler | Sampler::Dpmpp2m | Sampler::Unipc, FinalSigma::SigmaMin) => levels.lowest(),
             _ => 0.0,
         });
-        // diffusers keeps levels in single precision.
-        sigmas.iter_mut().for_each(|sigma| *sigma = f64::from(*sigma as f32));
         let highest = sigmas.iter().copied().fold(0.0, f64::max);
         let init_noise_sigma = match (sampler, config.spacing(sampler)) {
             (Sampler::Euler | Sampler::EulerA | Sampler::Heun, Spacing::Leading) => highest.hypot(1.0),
@@ -145,15 +145,10 @@ impl Schedule {
     }
 
     /// The evaluations of the net, in order. A sampler makes every one of them.
-    pub fn evaluations(&self) -> impl Iterator<Item = Evaluation> + use<> {
+    pub fn evaluations(&self) -> impl Iterator<Item = Evaluation> {
         let total = self.timesteps.len();
-        let pairs: Vec<(f64, f64)> = self.sigmas.iter().copied().zip(self.timesteps.iter().copied()).collect();
-        pairs.into_iter().enumerate().map(move |(index, (sigma, timestep))| Evaluation {
-            index,
-            total,
-            sigma,
-            timestep,
-        })
+        let levels = self.sigmas.iter().zip(&self.timesteps).enumerate();
+        levels.map(move |(index, (&sigma, &timestep))| Evaluation { index, total, sigma, timestep })
     }
 
     /// The latents a run from noise starts at, from unit noise.
