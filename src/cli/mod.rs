@@ -2,13 +2,21 @@
 //!
 //! Commands take plain typed arguments and a [`Printer`]; they return errors and never print them.
 
+mod bench;
 mod completions;
+mod control;
+mod doctor;
+mod generate;
 mod interrupt;
+mod machine;
+mod nets;
+mod presets;
 mod printer;
 
 use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use impasto::Error;
+use impasto::pipeline::preset::{DEFAULT, Preset};
 use printer::Printer;
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -27,6 +35,16 @@ pub(crate) struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Paint a picture from a prompt, a style picture and a structure picture
+    Generate(Box<generate::Args>),
+    /// Write the control map of a picture
+    Control(control::Args),
+    /// List and show presets
+    Presets(presets::Args),
+    /// Tell what this program and this machine have, and what to do next
+    Doctor(doctor::Args),
+    /// Time the nets on this machine
+    Bench(Box<bench::Args>),
     /// Print the script that teaches a shell to complete `impasto`
     Completions(completions::Args),
     /// Print the manual page
@@ -43,15 +61,40 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Command
     Ok((cli.command, Printer::new(cli.quiet)))
 }
 
-/// The whole command line as clap knows it, help texts filled in.
+/// The whole command line as clap knows it. The defaults in the help texts are the preset's: they stand nowhere else.
 pub(crate) fn command() -> clap::Command {
-    Cli::command()
+    let defaults = Preset::find(DEFAULT).map(|preset| preset.settings.named()).unwrap_or_default();
+    Cli::command().mut_subcommand("generate", |generate| {
+        generate.mut_args(|arg| {
+            let name = arg.get_long().unwrap_or_default();
+            match (defaults.iter().find(|(setting, _)| setting == name), arg.get_help()) {
+                (Some((_, value)), Some(help)) if !value.is_empty() => {
+                    let help = format!("{help} [default: {value}]");
+                    arg.help(help)
+                }
+                _ => arg,
+            }
+        })
+    })
+}
+
+/// Sets how many CPU threads compute.
+pub(crate) fn set_threads(threads: Option<u16>) -> anyhow::Result<()> {
+    if let Some(threads) = threads {
+        rayon::ThreadPoolBuilder::new().num_threads(usize::from(threads)).build_global()?;
+    }
+    Ok(())
 }
 
 /// Runs a command.
 pub(crate) fn run(command: Command, printer: &Printer) -> anyhow::Result<()> {
     interrupt::listen();
     match command {
+        Command::Generate(args) => generate::run(&args, printer),
+        Command::Control(args) => control::run(&args, printer),
+        Command::Presets(args) => presets::run(&args, printer),
+        Command::Doctor(args) => doctor::run(&args, printer),
+        Command::Bench(args) => bench::run(&args, printer),
         Command::Completions(args) => completions::run(&args, printer),
         Command::Man(args) => completions::man(&args, printer),
     }

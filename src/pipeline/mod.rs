@@ -3,7 +3,11 @@
 mod depth;
 pub mod diffusion;
 mod paint;
+pub mod parameters;
+pub mod preset;
+pub mod recipe;
 pub mod request;
+pub mod settings;
 
 pub use depth::open_depth;
 pub use diffusion::{Diffusion, ModelPaths};

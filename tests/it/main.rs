@@ -1,11 +1,13 @@
 //! The integration tests, in one binary so that candle is linked once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
+mod cli;
 mod clip;
 mod fixture;
 mod layers;
 mod pictures;
+mod presets;
 mod tokenizer;
 mod vae;
 mod weights;
