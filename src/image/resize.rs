@@ -77,6 +77,7 @@ fn bicubic_weight(x: f64) -> f64 {
 
 type Picture<P> = ImageBuffer<P, Vec<u8>>;
 
+/// For one and three channels.
 fn resize<P>(picture: &Picture<P>, width: u32, height: u32, filter: &Filter) -> Result<Picture<P>>
 where
     P: Pixel<Subpixel = u8> + Sync,
@@ -92,23 +93,33 @@ where
         return Err(Error::usage("resize", reason));
     }
     // A pass that keeps its side is left out, as in Pillow: it would be exact anyway.
-    let wide = if width == from_width { picture.clone() } else { horizontal(picture, width, filter) };
+    let wide = match P::CHANNEL_COUNT {
+        _ if width == from_width => picture.clone(),
+        1 => horizontal::<P, 1>(picture, width, filter),
+        _ => horizontal::<P, 3>(picture, width, filter),
+    };
     Ok(if height == from_height { wide } else { vertical(&wide, height, filter) })
 }
 
-fn horizontal<P: Pixel<Subpixel = u8> + Sync>(picture: &Picture<P>, width: u32, filter: &Filter) -> Picture<P> {
-    let channels = usize::from(P::CHANNEL_COUNT);
+fn horizontal<P, const CHANNELS: usize>(picture: &Picture<P>, width: u32, filter: &Filter) -> Picture<P>
+where
+    P: Pixel<Subpixel = u8> + Sync,
+{
     let taps = taps(picture.width(), width, filter);
     let mut out = Picture::<P>::new(width, picture.height());
-    let rows = picture.as_raw().par_chunks_exact(picture.width() as usize * channels);
-    let out_rows = out.as_flat_samples_mut().samples.par_chunks_exact_mut(width as usize * channels);
+    let rows = picture.as_raw().par_chunks_exact(picture.width() as usize * CHANNELS);
+    let out_rows = out.as_flat_samples_mut().samples.par_chunks_exact_mut(width as usize * CHANNELS);
     out_rows.zip(rows).for_each(|(out_row, row)| {
-        for (pixel, tap) in out_row.chunks_exact_mut(channels).zip(&taps) {
-            let window = &row[tap.start * channels..(tap.start + tap.weights.len()) * channels];
-            for (channel, value) in pixel.iter_mut().enumerate() {
-                let samples = window[channel..].iter().step_by(channels);
-                *value = round(samples.zip(&tap.weights).map(|(&sample, &weight)| i32::from(sample) * weight).sum());
+        let (out_pixels, _) = out_row.as_chunks_mut::<CHANNELS>();
+        let (pixels, _) = row.as_chunks::<CHANNELS>();
+        for (out_pixel, tap) in out_pixels.iter_mut().zip(&taps) {
+            let mut sums = [0; CHANNELS];
+            for (pixel, &weight) in pixels[tap.start..].iter().zip(&tap.weights) {
+                for (sum, &sample) in sums.iter_mut().zip(pixel) {
+                    *sum += i32::from(sample) * weight;
+                }
             }
+            *out_pixel = sums.map(round);
         }
     });
     out

@@ -202,8 +202,8 @@ fn bad_files_are_refused_by_name() {
     let formats = crate::fixture("image/formats");
     for name in ["rgb.png", "444.jpg", "progressive.jpg", "upright-6.jpg", "lossless.webp", "lossy.webp"] {
         let bytes = std::fs::read(formats.join(name)).unwrap();
-        // Every head shorter than the file, down to one byte. (A PNG is whole before its empty end chunk, 12 bytes.)
-        for length in 1..bytes.len() - 12 {
+        // Heads shorter than the file, down to one byte. (A PNG is whole before its empty end chunk, 12 bytes.)
+        for length in (1..80).chain((80..bytes.len() - 13).step_by(31)).chain([bytes.len() - 13]) {
             refusal(dir, name, &bytes[..length]);
         }
         let reason = refusal(dir, name, &bytes[..bytes.len() / 2]);
@@ -252,7 +252,7 @@ fn damaged_files_never_panic() {
     let mut seed = 1u32;
     for name in ["rgba16.png", "palette-transparent.png", "420.jpg", "cmyk.jpg", "lossy.webp", "lossless-alpha.webp"] {
         let whole = std::fs::read(crate::fixture("image/formats").join(name)).unwrap();
-        for _ in 0..150 {
+        for _ in 0..60 {
             let mut bytes = whole.clone();
             for _ in 0..4 {
                 seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

@@ -15,7 +15,7 @@ from PIL import Image
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 OUT = FIXTURES / "canny"
 PICTURES = ["astronaut", "chelsea", "coffee", "rocket", "noise"]
-THRESHOLDS = [(100, 200), (50, 200), (200, 100), (0, 0), (10, 30), (100.9, 200.9), (-5, 40), (300, 900), (150, 5000)]
+THRESHOLDS = [(100, 200), (50, 200), (200, 100), (0, 0), (10, 30), (100.9, 200.9), (31.9, 61.9), (-5, 40), (300, 900), (150, 5000)]
 
 
 def formula(width, height, modulus):
