@@ -61,7 +61,7 @@ impl TorchRng {
         for block in values.chunks_exact_mut(BLOCK) {
             box_muller(block);
         }
-        if count % BLOCK != 0 {
+        if !count.is_multiple_of(BLOCK) {
             // The last 16 values are drawn again, over normals that were already there.
             let tail = &mut values[count - BLOCK..];
             tail.fill_with(|| self.twister.uniform_f32());

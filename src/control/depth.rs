@@ -93,7 +93,7 @@ impl Processor {
         // At least one patch; transformers would fail at none.
         let fit = |side: f64| (side / f64::from(multiple)).round_ties_even().max(1.0);
         let (columns, rows) = (fit(across * width), fit(down * height));
-        if !(columns * rows <= MAX_PATCHES as f64) {
+        if columns * rows > MAX_PATCHES as f64 || (columns * rows).is_nan() {
             let reason = format!("a picture of {width} x {height} is too long and thin for a depth map");
             return Err(Error::usage("depth", reason).with_hint("crop it"));
         }

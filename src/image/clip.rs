@@ -9,7 +9,7 @@ use super::resize;
 use crate::error::{Error, Result};
 
 const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+const STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// Resizes the short side to `size` (bicubic), crops the middle, and normalises: `[1, 3, size, size]` in f32.
 ///

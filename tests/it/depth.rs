@@ -20,7 +20,7 @@ fn noise(name: &str, count: usize) -> Vec<f32> {
     let value = |i: u32| {
         let mut x = i.wrapping_mul(2_654_435_761).wrapping_add(crc);
         for _ in 0..2 {
-            x = (x ^ (x >> 16)).wrapping_mul(0x45d9_f3b);
+            x = (x ^ (x >> 16)).wrapping_mul(0x045d_9f3b);
         }
         ((x ^ (x >> 16)) >> 8) as f32 * 2f32.powi(-23) - 1.0
     };

@@ -111,7 +111,7 @@ impl DepthConfig {
             return bad("neck_hidden_sizes, reassemble_factors and out_indices must be equally long and not empty");
         }
         let heads = backbone.num_attention_heads;
-        if heads == 0 || backbone.hidden_size == 0 || backbone.hidden_size % heads != 0 {
+        if heads == 0 || backbone.hidden_size == 0 || !backbone.hidden_size.is_multiple_of(heads) {
             return bad("num_attention_heads must divide hidden_size");
         }
         if self.patch_size == 0 || self.patch_size != backbone.patch_size || self.patch_size > backbone.image_size {
@@ -237,7 +237,7 @@ impl DepthNet {
     pub fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
         let (_, _, height, width) = pixels.dims4()?;
         let patch = self.config.patch_size;
-        if height % patch != 0 || width % patch != 0 || height == 0 || width == 0 {
+        if !height.is_multiple_of(patch) || !width.is_multiple_of(patch) || height == 0 || width == 0 {
             return Err(Error::usage("depth", format!("{height} x {width} pixels are no multiple of {patch}")));
         }
         let grid = (height / patch, width / patch);
