@@ -241,6 +241,9 @@ fn what_cannot_be_run_is_refused_with_a_reason() {
     assert!(refused(Sampler::Euler, r#"{"timestep_type": "continuous"}"#, 9).contains("timestep_type"));
     assert!(refused(Sampler::Unipc, r#"{"use_flow_sigmas": true}"#, 9).contains("use_flow_sigmas"));
     assert!(refused(Sampler::Unipc, r#"{"solver_order": 9}"#, 9).contains("solver_order"));
+    let pure = r#"{"rescale_betas_zero_snr": true, "timestep_spacing": "trailing"}"#;
+    assert!(refused(Sampler::Ddim, pure, 9).contains("v_prediction"));
+    assert!(refused(Sampler::Lcm, pure, 4).contains("v_prediction"));
     // Files made to break.
     for json in [
         r#"{"num_train_timesteps": 0}"#,

@@ -9,7 +9,7 @@ use crate::{Error, Result};
 
 /// Stands for the infinite level of pure noise, where the betas were rescaled to end there: large enough that the signal
 /// vanishes in single precision, small enough that its square does not overflow.
-const PURE_NOISE: f32 = 1e8;
+pub(super) const PURE_NOISE: f32 = 1e8;
 
 /// The trained noise levels.
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use config::{BetaSchedule, FinalSigma, Prediction, SchedulerConfig, Spacing};
 
-use self::levels::Levels;
+use self::levels::{Levels, PURE_NOISE};
 use crate::diffusion::sampler::Sampler;
 use crate::{Error, Result};
 
@@ -86,6 +86,11 @@ impl Schedule {
         sigmas.iter_mut().for_each(|sigma| *sigma = f64::from(*sigma as f32));
         if !sigmas.iter().all(|sigma| sigma.is_finite() && *sigma > 0.0) {
             return Err(Error::usage("scheduler_config.json", "its sigma_min or sigma_max is out of range"));
+        }
+        if config.prediction() == Prediction::Epsilon && sigmas.contains(&f64::from(PURE_NOISE)) {
+            let reason = "predicting the noise of pure noise says nothing of the picture (rescale_betas_zero_snr)";
+            return Err(Error::usage("scheduler_config.json", reason)
+                .with_hint("such models predict velocity: prediction_type v_prediction"));
         }
         if matches!(sampler, Sampler::Dpmpp2m | Sampler::Unipc) && sigmas.windows(2).any(|pair| pair[0] <= pair[1]) {
             return Err(Error::usage("--steps", format!("{steps} steps of {sampler} visit a noise level twice"))
