@@ -12,6 +12,7 @@ mod machine;
 mod nets;
 mod presets;
 mod printer;
+mod weights;
 
 use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -45,6 +46,8 @@ pub(crate) enum Command {
     Doctor(doctor::Args),
     /// Time the nets on this machine
     Bench(Box<bench::Args>),
+    /// Fetch, check and find models
+    Weights(weights::Args),
     /// Print the script that teaches a shell to complete `impasto`
     Completions(completions::Args),
     /// Print the manual page
@@ -95,6 +98,7 @@ pub(crate) fn run(command: Command, printer: &Printer) -> anyhow::Result<()> {
         Command::Presets(args) => presets::run(&args, printer),
         Command::Doctor(args) => doctor::run(&args, printer),
         Command::Bench(args) => bench::run(&args, printer),
+        Command::Weights(args) => weights::run(&args, printer),
         Command::Completions(args) => completions::run(&args, printer),
         Command::Man(args) => completions::man(&args, printer),
     }

@@ -125,25 +125,35 @@ impl Checkpoint {
     /// # Errors
     /// When none of the files is there, or the first one found is not sound.
     pub fn open_net(folder: impl AsRef<Path>, stems: &[&str]) -> Result<Self> {
+        Self::open_variant(folder, stems, None)
+    }
+
+    /// Like [`Self::open_net`], trying the files of one variant (`fp16`) first.
+    ///
+    /// # Errors
+    /// When none of the files is there, or the first one found is not sound.
+    pub fn open_variant(folder: impl AsRef<Path>, stems: &[&str], variant: Option<&str>) -> Result<Self> {
         let folder = folder.as_ref();
         if !folder.is_dir() {
             return Err(Error::file(folder, "no such folder"));
         }
+        // The empty variant is the plain file.
+        let variants = variant.into_iter().chain(["", "fp16", "non_ema"]).map(|variant| match variant {
+            "" => String::new(),
+            variant => format!(".{variant}"),
+        });
+        let variants: Vec<String> = variants.collect();
         for extension in ["safetensors", "bin"] {
             for stem in stems {
-                let names = [
-                    format!("{stem}.{extension}"),
-                    format!("{stem}.{extension}.index.json"),
-                    format!("{stem}.fp16.{extension}"),
-                    format!("{stem}.{extension}.index.fp16.json"),
-                    format!("{stem}.non_ema.{extension}"),
-                    format!("{stem}.{extension}.index.non_ema.json"),
-                ];
-                for name in names {
-                    let path = folder.join(name);
-                    // A dangling link is there, too: better say that it leads nowhere than that nothing was found.
-                    if path.symlink_metadata().is_ok() {
-                        return Self::open(path);
+                for variant in &variants {
+                    let names =
+                        [format!("{stem}{variant}.{extension}"), format!("{stem}.{extension}.index{variant}.json")];
+                    for name in names {
+                        let path = folder.join(name);
+                        // A dangling link is there, too: better say that it leads nowhere than that nothing was found.
+                        if path.symlink_metadata().is_ok() {
+                            return Self::open(path);
+                        }
                     }
                 }
             }

@@ -2,14 +2,24 @@
 //!
 //! Must not know the nets: it hands out named tensors and configurations, whoever builds a net asks by name.
 
+pub mod cache;
 mod convert;
 mod entry;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod load;
+pub mod manifest;
 pub mod model;
 mod pickle;
+mod record;
 mod safetensors;
 mod sniff;
 mod torch;
+pub mod verify;
 
+pub use cache::Cache;
+#[cfg(feature = "hub")]
+pub use hub::Hub;
 pub use load::Checkpoint;
+pub use manifest::Manifest;
 pub use model::{Model, Part, TokenizerSource};

@@ -28,6 +28,8 @@ pub enum Part {
     ControlNet,
     /// A CLIP image encoder: a net of its own, not a part of a model.
     ImageEncoder,
+    /// A Depth Anything model: a net of its own, not a part of a model.
+    Depth,
 }
 
 impl Part {
@@ -38,13 +40,14 @@ impl Part {
             Self::Vae => "vae",
             Self::ControlNet => "controlnet",
             Self::ImageEncoder => "image_encoder",
+            Self::Depth => "depth",
         }
     }
 
     /// What diffusers and transformers call the file, without endings.
     fn stems(self) -> &'static [&'static str] {
         match self {
-            Self::TextEncoder | Self::ImageEncoder => &["model", "pytorch_model"],
+            Self::TextEncoder | Self::ImageEncoder | Self::Depth => &["model", "pytorch_model"],
             Self::Unet | Self::Vae | Self::ControlNet => &["diffusion_pytorch_model"],
         }
     }
@@ -73,6 +76,7 @@ pub struct Model {
     path: PathBuf,
     form: Form,
     prediction: Option<String>,
+    variant: Option<String>,
 }
 
 impl Model {
@@ -88,12 +92,17 @@ impl Model {
         } else {
             open_single(path)?
         };
-        Ok(Self { path: path.to_path_buf(), form, prediction: None })
+        Ok(Self { path: path.to_path_buf(), form, prediction: None, variant: None })
     }
 
     /// The folder or file it was opened from.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Prefers one of several precisions in a folder: `fp16` for `diffusion_pytorch_model.fp16.safetensors`.
+    pub fn set_variant(&mut self, variant: impl Into<String>) {
+        self.variant = Some(variant.into());
     }
 
     /// Says what the UNet predicts: `epsilon`, `v_prediction` or `sample`.
@@ -127,7 +136,7 @@ impl Model {
                     return Err(Error::file(&self.path, format!("has no folder {}", part.folder())));
                 }
                 let config = read_json(&folder.join("config.json"))?;
-                Ok((config, Checkpoint::open_net(&folder, part.stems())?))
+                Ok((config, Checkpoint::open_variant(&folder, part.stems(), self.variant.as_deref())?))
             }
             Form::Single { checkpoint, family, original } => {
                 let side = if self.v_prediction() { 96 } else { 64 };
@@ -144,7 +153,7 @@ impl Model {
                         let text = text_of(checkpoint, *family)?;
                         Ok((sniff::text(&text, *family)?, text))
                     }
-                    Part::ControlNet | Part::ImageEncoder => {
+                    Part::ControlNet | Part::ImageEncoder | Part::Depth => {
                         Err(Error::file(&self.path, format!("has no {} in it", part.folder())))
                     }
                 }
@@ -270,7 +279,7 @@ pub fn open_net(path: impl AsRef<Path>, part: Part) -> Result<(Value, Checkpoint
             let vae = if checkpoint.contains("decoder.conv_in.weight") { checkpoint } else { vae_of(&checkpoint)? };
             Ok((sniff::vae(&vae, 512)?, convert::vae(&vae)?))
         }
-        Part::TextEncoder | Part::Unet => Ok((read_json(&beside)?, checkpoint)),
+        Part::TextEncoder | Part::Unet | Part::Depth => Ok((read_json(&beside)?, checkpoint)),
     }
 }
 

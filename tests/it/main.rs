@@ -10,6 +10,8 @@ mod pictures;
 mod presets;
 mod tokenizer;
 mod vae;
+#[cfg(feature = "hub")]
+mod hub;
 mod weights;
 
 use candle_core::Device;

@@ -1,0 +1,176 @@
+//! `impasto weights list|pull|verify|path`: a thin skin over [`impasto::weights`].
+
+use super::Printer;
+use impasto::Error;
+use impasto::weights::verify::Verdict;
+use impasto::weights::{Cache, Manifest};
+use indicatif::DecimalBytes;
+use serde_json::json;
+
+/// Arguments of `impasto weights`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Show what can be fetched, what it is, and what is here already
+    List {
+        /// One JSON object per line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Fetch models into the Hugging Face cache
+    Pull {
+        /// Names from `impasto weights list`, or manifests of your own (.toml)
+        #[arg(required = true)]
+        names: Vec<String>,
+        /// Take the newest commit of models that were fetched before
+        #[arg(long)]
+        update: bool,
+    },
+    /// Hash the files of fetched models against what is known of them
+    Verify {
+        /// Names from `impasto weights list`; everything that is here when left out
+        names: Vec<String>,
+    },
+    /// Print where a fetched model lies
+    Path {
+        /// A name from `impasto weights list`
+        name: String,
+    },
+}
+
+/// Runs it.
+pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
+    match &args.command {
+        Command::List { json } => list(*json, printer),
+        Command::Pull { names, update } => pull(names, *update, printer),
+        Command::Verify { names } => verify(names, printer),
+        Command::Path { name } => {
+            let path = Manifest::find(name)?.require(&Cache::from_env()?)?;
+            printer.line(path.display())
+        }
+    }
+}
+
+fn list(json: bool, printer: &Printer) -> anyhow::Result<()> {
+    let cache = Cache::from_env()?;
+    let manifests = Manifest::all()?;
+    let width = manifests.iter().map(|manifest| manifest.name.len()).max().unwrap_or(0);
+    if !json {
+        printer.line(format_args!("{:width$}  {:8}  {:4}  {:22}  WHAT", "NAME", "SIZE", "HERE", "LICENCE"))?;
+    }
+    for manifest in &manifests {
+        let here = manifest.locate(&cache);
+        if json {
+            printer.json(&json!({
+                "name": manifest.name,
+                "kind": manifest.kind,
+                "summary": manifest.summary,
+                "repo": manifest.repo,
+                "revision": manifest.revision,
+                "licence": manifest.licence,
+                "bytes": manifest.bytes(),
+                "about": manifest.about,
+                "path": here,
+            }))?;
+            continue;
+        }
+        let size = match (manifest.bytes(), &manifest.about) {
+            (Some(bytes), _) => DecimalBytes(bytes).to_string(),
+            (None, Some(about)) => about.replace("approximately ", "~"),
+            (None, None) => "?".to_owned(),
+        };
+        let here = if here.is_some() { "yes" } else { "no" };
+        let (name, licence, summary) = (&manifest.name, &manifest.licence, &manifest.summary);
+        printer.line(format_args!("{name:width$}  {size:8}  {here:4}  {licence:22}  {summary}"))?;
+    }
+    printer.note(format_args!("cache: {}", cache.root().display()));
+    Ok(())
+}
+
+#[cfg(feature = "hub")]
+fn pull(names: &[String], update: bool, printer: &Printer) -> anyhow::Result<()> {
+    let hub = impasto::weights::Hub::from_env()?;
+    // All names first: a typing error in the last must not show after an hour of download.
+    let manifests = names.iter().map(|name| Manifest::find(name)).collect::<Result<Vec<_>, Error>>()?;
+    for manifest in &manifests {
+        let plan = hub.plan(manifest, update)?;
+        if plan.files() > 0 {
+            let already = match plan.resumed() {
+                0 => String::new(),
+                bytes => format!(" ({} here from before)", DecimalBytes(bytes)),
+            };
+            printer.note(format_args!(
+                "{}: {} in {} files from {} at {}{already}; licence: {}",
+                manifest.name,
+                DecimalBytes(plan.bytes()),
+                plan.files(),
+                manifest.repo,
+                plan.commit().get(..8).unwrap_or_default(),
+                manifest.licence
+            ));
+        }
+        let mut bar = printer.bar();
+        let path = hub.fetch(&plan, &mut |progress| bar.report(progress))?;
+        bar.clear();
+        printer.line(path.display())?;
+    }
+    Ok(())
+}
+
+#[cfg(not(feature = "hub"))]
+fn pull(_: &[String], _: bool, _: &Printer) -> anyhow::Result<()> {
+    Err(Error::usage("weights pull", "this program was built without downloads")
+        .with_hint("build it with the feature `hub`, or fetch the files with another tool into the Hugging Face cache")
+        .into())
+}
+
+fn verify(names: &[String], printer: &Printer) -> anyhow::Result<()> {
+    let cache = Cache::from_env()?;
+    let manifests = if names.is_empty() {
+        Manifest::all()?.into_iter().filter(|manifest| manifest.locate(&cache).is_some()).collect()
+    } else {
+        names.iter().map(|name| Manifest::find(name)).collect::<Result<Vec<_>, Error>>()?
+    };
+    if manifests.is_empty() {
+        printer.note("nothing to verify: no model of `impasto weights list` is here");
+    }
+    let mut bad = Vec::new();
+    for manifest in &manifests {
+        let mut bar = printer.bar();
+        let verdicts = manifest.verify(&cache, &mut |progress| bar.report(progress))?;
+        bar.clear();
+        for (path, verdict) in verdicts {
+            let name = &manifest.name;
+            match verdict {
+                Verdict::Sound => printer.line(format_args!("{name}  {path}  ok"))?,
+                Verdict::Unknown { found } => {
+                    printer.line(format_args!("{name}  {path}  no hash known, is {found}"))?
+                }
+                Verdict::Missing => {
+                    printer.line(format_args!("{name}  {path}  missing"))?;
+                    bad.push(name.clone());
+                }
+                Verdict::Wrong { expected, found } => {
+                    printer.line(format_args!("{name}  {path}  WRONG: expected {expected}, is {found}"))?;
+                    bad.push(name.clone());
+                }
+            }
+        }
+    }
+    bad.dedup();
+    match bad.as_slice() {
+        [] => Ok(()),
+        bad => Err(Error::remote(bad.join(", "), "files are missing or are not what they should be")
+            .with_hint(format!(
+                "delete the wrong files below {}, then `impasto weights pull {}` fetches them anew",
+                cache.root().display(),
+                bad.join(" ")
+            ))
+            .into()),
+    }
+}
