@@ -1,7 +1,8 @@
 //! Scaled dot-product attention, blocked over queries so that the score matrix stays small.
 //!
 //! On the CPU each block's scores live in one thread's cache between two matrix products, and the inputs are read through
-//! their strides: splitting heads copies nothing. Elsewhere the framework's operations run on blocks of bounded size.
+//! their strides: splitting heads copies nothing. On CUDA the feature `flash-attn` brings the fused kernel (Dao et al. 2022)
+//! for half precision. Elsewhere the framework's operations run on blocks of bounded size.
 
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Shape, Tensor};
 use rayon::prelude::*;
@@ -32,6 +33,12 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: Option<&T
         let floats = |xs: &Tensor| xs.to_dtype(DType::F32);
         let merged = floats(q)?.apply_op3_no_bwd(&floats(k)?, &floats(v)?, &kernel)?;
         return Ok(merged.transpose(1, 2)?.to_dtype(q.dtype())?);
+    }
+    #[cfg(feature = "flash-attn")]
+    if q.device().is_cuda() && mask.is_none() && matches!(q.dtype(), DType::F16 | DType::BF16) && q.dim(3)? % 8 == 0 {
+        let rows_first = |xs: &Tensor| xs.transpose(1, 2)?.contiguous();
+        let (q, k, v) = (rows_first(q)?, rows_first(k)?, rows_first(v)?);
+        return Ok(candle_flash_attn::flash_attn(&q, &k, &v, scale as f32, false)?.transpose(1, 2)?);
     }
     let q = (q * scale)?.contiguous()?;
     let k = k.transpose(2, 3)?.contiguous()?;
