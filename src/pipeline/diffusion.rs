@@ -129,7 +129,12 @@ impl Diffusion {
         let mut warnings = Vec::new();
         let ((width, height), note) = request.canvas(self.native)?;
         warnings.extend(note);
-        let schedule = Schedule::new(request.sampler, &self.scheduler, request.steps, request.sigmas)?;
+        let mut scheduler = self.scheduler.clone();
+        if request.structure.is_none() {
+            // The reference mends outdated files in every pipeline but the ControlNet's.
+            scheduler = scheduler.corrected(request.sampler);
+        }
+        let schedule = Schedule::new(request.sampler, &scheduler, request.steps, request.sigmas)?;
         let schedule = if request.init.is_some() { schedule.from_strength(request.strength)? } else { schedule };
         self.check_latents(request, width, height)?;
         let inpainting_net = self.unet_config.in_channels() == 2 * self.vae_config.latent_channels + 1;
@@ -179,7 +184,7 @@ impl Diffusion {
             height,
             sampler: request.sampler,
             schedule,
-            denoiser: Denoiser::new(&self.scheduler),
+            denoiser: Denoiser::new(&scheduler),
             guidance: guided.then_some(request.guidance),
             context,
             control,

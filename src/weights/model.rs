@@ -371,6 +371,33 @@ fn read_json(path: &Path) -> Result<Value> {
     if !metadata.is_file() || metadata.len() > MAX_JSON {
         return Err(Error::file(path, "is not a configuration"));
     }
-    let text = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-    serde_json::from_slice(&text).map_err(|e| Error::file(path, format!("not valid JSON: {e}")))
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    serde_json::from_str(&finite(&text)).map_err(|e| Error::file(path, format!("not valid JSON: {e}")))
+}
+
+/// Python writes numbers that JSON does not have (`"lambda_min_clipped": -Infinity`): they become `null`, "not set".
+fn finite(text: &str) -> String {
+    let mut parts = text.split('"');
+    // Splitting at quotes alternates between what is outside strings and what is inside; no key or value in these files
+    // holds an escaped quote.
+    let mut clean = String::with_capacity(text.len());
+    while let Some(outside) = parts.next() {
+        clean += &outside.replace("-Infinity", "null").replace("Infinity", "null").replace("NaN", "null");
+        if let Some(inside) = parts.next() {
+            clean += &format!("\"{inside}\"");
+        }
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_json_does_not_have_count_as_not_set() {
+        let text = r#"{"lambda_min_clipped": -Infinity, "name": "Infinity", "list": [NaN, 1, Infinity]}"#;
+        let value: Value = serde_json::from_str(&finite(text)).unwrap();
+        assert_eq!(value, json!({"lambda_min_clipped": null, "name": "Infinity", "list": [null, 1, null]}));
+    }
 }
