@@ -2,6 +2,7 @@
 
 use super::{Printer, machine, nets};
 use impasto::device::Backend;
+use impasto::weights::Cache;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -37,17 +38,18 @@ struct Report {
 
 /// Looks and tells.
 pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
+    let cache = Cache::from_env().ok();
     let mut report = Report {
         version: env!("CARGO_PKG_VERSION"),
         features: features(),
         devices: devices(),
         threads: rayon::current_num_threads(),
         simd: machine::simd(),
-        cache: nets::cache(),
-        offline: nets::offline(),
-        models: nets::known()?,
+        offline: offline(),
+        models: cache.as_ref().map_or_else(|| Ok(Vec::new()), nets::known)?,
         available_memory_bytes: machine::available_memory(),
-        free_disk_bytes: nets::cache().and_then(|cache| machine::free_disk(&cache)),
+        free_disk_bytes: cache.as_ref().and_then(|cache| machine::free_disk(cache.root())),
+        cache: cache.map(|cache| cache.root().to_path_buf()),
         next: Vec::new(),
     };
     report.next = next(&report);
@@ -78,17 +80,28 @@ fn devices() -> Vec<Found> {
     [Backend::Cuda(0), Backend::Metal(0), Backend::Cpu].into_iter().map(probe).collect()
 }
 
+#[cfg(feature = "hub")]
+fn offline() -> bool {
+    impasto::weights::Hub::from_env().is_ok_and(|hub| hub.is_offline())
+}
+
+#[cfg(not(feature = "hub"))]
+fn offline() -> bool {
+    true
+}
+
 fn next(report: &Report) -> Vec<String> {
     const NEEDED: u64 = 6 << 30;
     let mut next = Vec::new();
-    if !report.models.iter().any(|model| model.name.starts_with("sd15") && model.present) {
-        if report.offline {
-            next.push("HF_HUB_OFFLINE is set: give checkpoints by path with --model, or unset it".to_owned());
-        } else if cfg!(feature = "hub") {
-            next.push("`impasto weights pull sd15-fp16` fetches Stable Diffusion 1.5; or give a checkpoint by path with --model".to_owned());
-        } else {
-            next.push("this program was built without downloads: give checkpoints by path with --model".to_owned());
-        }
+    if !report.models.iter().any(|model| model.name.starts_with("sd15") && model.path.is_some()) {
+        let step = match (cfg!(feature = "hub"), report.offline) {
+            (false, _) => "this program was built without downloads: give checkpoints by path with --model",
+            (true, true) => "HF_HUB_OFFLINE is set: give checkpoints by path with --model, or unset it",
+            (true, false) => {
+                "`impasto weights pull sd15-fp16` fetches Stable Diffusion 1.5; or give a checkpoint by path with --model"
+            }
+        };
+        next.push(step.to_owned());
     } else {
         next.push("`impasto generate --prompt \"a lighthouse, oil painting\" -o out.png` paints a picture".to_owned());
     }
@@ -118,7 +131,7 @@ fn print(report: &Report, printer: &Printer) -> anyhow::Result<()> {
         printer.line(format_args!("models   {} ({} free)", cache.display(), bytes(report.free_disk_bytes)))?;
     }
     for model in &report.models {
-        let state = if model.present { "here" } else { "not here" };
+        let state = if model.path.is_some() { "here" } else { "not here" };
         printer.line(format_args!("         {}: {state}", model.name))?;
     }
     for step in &report.next {

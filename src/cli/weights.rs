@@ -6,6 +6,7 @@ use impasto::weights::verify::Verdict;
 use impasto::weights::{Cache, Manifest};
 use indicatif::DecimalBytes;
 use serde_json::json;
+use std::path::PathBuf;
 
 /// Arguments of `impasto weights`.
 #[derive(Debug, clap::Args)]
@@ -92,39 +93,45 @@ fn list(json: bool, printer: &Printer) -> anyhow::Result<()> {
     Ok(())
 }
 
-#[cfg(feature = "hub")]
 fn pull(names: &[String], update: bool, printer: &Printer) -> anyhow::Result<()> {
-    let hub = impasto::weights::Hub::from_env()?;
     // All names first: a typing error in the last must not show after an hour of download.
     let manifests = names.iter().map(|name| Manifest::find(name)).collect::<Result<Vec<_>, Error>>()?;
     for manifest in &manifests {
-        let plan = hub.plan(manifest, update)?;
-        if plan.files() > 0 {
-            let already = match plan.resumed() {
-                0 => String::new(),
-                bytes => format!(" ({} here from before)", DecimalBytes(bytes)),
-            };
-            printer.note(format_args!(
-                "{}: {} in {} files from {} at {}{already}; licence: {}",
-                manifest.name,
-                DecimalBytes(plan.bytes()),
-                plan.files(),
-                manifest.repo,
-                plan.commit().get(..8).unwrap_or_default(),
-                manifest.licence
-            ));
-        }
-        let mut bar = printer.bar();
-        let path = hub.fetch(&plan, &mut |progress| bar.report(progress))?;
-        bar.clear();
-        printer.line(path.display())?;
+        printer.line(fetch(manifest, update, printer)?.display())?;
     }
     Ok(())
 }
 
+/// Fetches a model, with what and how much it is said before.
+#[cfg(feature = "hub")]
+pub(crate) fn fetch(manifest: &Manifest, update: bool, printer: &Printer) -> anyhow::Result<PathBuf> {
+    let hub = impasto::weights::Hub::from_env()?;
+    let plan = hub.plan(manifest, update)?;
+    if plan.files() > 0 {
+        let already = match plan.resumed() {
+            0 => String::new(),
+            bytes => format!(" ({} here from before)", DecimalBytes(bytes)),
+        };
+        printer.note(format_args!(
+            "{}: {} in {} files from {} at {}{already}; licence: {}",
+            manifest.name,
+            DecimalBytes(plan.bytes()),
+            plan.files(),
+            manifest.repo,
+            plan.commit().get(..8).unwrap_or_default(),
+            manifest.licence
+        ));
+    }
+    let mut bar = printer.bar();
+    let path = hub.fetch(&plan, &mut |progress| bar.report(progress))?;
+    bar.clear();
+    Ok(path)
+}
+
+/// Without downloads, a model that is not here cannot be had.
 #[cfg(not(feature = "hub"))]
-fn pull(_: &[String], _: bool, _: &Printer) -> anyhow::Result<()> {
-    Err(Error::usage("weights pull", "this program was built without downloads")
+pub(crate) fn fetch(manifest: &Manifest, _: bool, _: &Printer) -> anyhow::Result<PathBuf> {
+    Err(Error::usage(&manifest.name, "is not here, and this program was built without downloads")
         .with_hint("build it with the feature `hub`, or fetch the files with another tool into the Hugging Face cache")
         .into())
 }

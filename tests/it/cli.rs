@@ -236,6 +236,9 @@ fn names_that_do_not_exist_are_refused() {
     let blocks = ["--style", &input, "--ip-adapter", &adapter, "--style-blocks", "attic=1"];
     refused(&paint(&out, &blocks), 2, "attic");
     refused(&paint(&out, &["--model", "sd99"]), 2, "sd99");
+    let near = paint(&out, &["--model", "ip-adapter-plus"]);
+    refused(&near, 2, "ip-adapter-plus");
+    assert!(near.stderr.contains("did you mean ip-adapter-plus-sd15"), "{}", near.stderr);
     refused(&run(&["generate", "-o", &out]), 2, "--prompt");
     refused(&run(&["generate", "--prompt", "x"]), 2, "--output");
     refused(&run(&["paint"]), 2, "paint");
@@ -420,4 +423,28 @@ fn a_reader_that_leaves_is_no_error() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+}
+
+#[test]
+fn a_model_known_by_name_comes_from_the_cache_or_tells_how_to_get_it() {
+    let place = Place::new();
+    let paint_named = |more: &[&str]| {
+        let mut command = program();
+        command.env("HF_HUB_CACHE", place.path("cache")).args(["generate", "-p", "x", "--steps", "1", "--seed", "1"]);
+        command.args(["--width", "64", "--height", "64", "-o", &place.text("out.png")]).args(more);
+        finish(command)
+    };
+    let absent = paint_named(&[]);
+    refused(&absent, 1, "sd15");
+    assert!(absent.stderr.contains("hint: "), "{}", absent.stderr);
+    // What another tool fetched into the shared cache is used: here, the tiny model under the real one's name.
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let repository = place.path("cache").join("models--stable-diffusion-v1-5--stable-diffusion-v1-5");
+    std::fs::create_dir_all(repository.join("refs")).unwrap();
+    std::fs::write(repository.join("refs/main"), commit).unwrap();
+    copy_folder(Path::new(&tiny("model")), &repository.join("snapshots").join(commit));
+    let there = paint_named(&[]);
+    assert_eq!(there.code, Some(0), "{}", there.stderr);
+    let texts = impasto::image::read::png_text(place.path("out.png")).unwrap();
+    assert!(texts[0].1.contains("Model: sd15"), "{}", texts[0].1);
 }

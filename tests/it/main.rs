@@ -5,13 +5,13 @@
 mod cli;
 mod clip;
 mod fixture;
+#[cfg(feature = "hub")]
+mod hub;
 mod layers;
 mod pictures;
 mod presets;
 mod tokenizer;
 mod vae;
-#[cfg(feature = "hub")]
-mod hub;
 mod weights;
 
 use candle_core::Device;

@@ -1,6 +1,7 @@
 //! The presets and the weights they name.
 
 use impasto::pipeline::preset::Preset;
+use impasto::weights::Manifest;
 
 #[test]
 fn every_preset_is_listed_and_resolves() {
@@ -20,6 +21,9 @@ fn every_preset_is_listed_and_resolves() {
         let settings = &preset.settings;
         assert!(preset.weights.model.is_some(), "{name}");
         assert!(settings.steps.is_some() && settings.guidance.is_some() && settings.sampler.is_some(), "{name}");
+        for net in preset.weights.all() {
+            assert!(Manifest::find(net).is_ok(), "{name} names {net}, of which there is no manifest");
+        }
         assert!(!preset.summary.is_empty() && preset.summary.len() < 120, "{name}");
     }
 }

@@ -2,7 +2,7 @@
 
 mod work;
 
-use super::{Printer, interrupt, machine};
+use super::{Printer, interrupt, machine, nets};
 use candle_core::{DType, Device, Tensor};
 use impasto::device::{Backend, Precision};
 use impasto::nets::clip::text::{ClipText, ClipTextConfig};
@@ -43,14 +43,14 @@ enum Stage {
 /// Arguments of `impasto bench`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The checkpoint: a diffusers folder or a .safetensors or .ckpt file
-    #[arg(long, short, value_name = "DIR|FILE")]
+    /// The checkpoint: a name (see `impasto weights list`), a diffusers folder, a .safetensors or .ckpt file
+    #[arg(long, short, value_name = "NAME|DIR|FILE")]
     model: PathBuf,
     /// The ControlNet
-    #[arg(long, value_name = "DIR|FILE")]
+    #[arg(long, value_name = "NAME|DIR|FILE")]
     controlnet: Option<PathBuf>,
     /// The vision encoder
-    #[arg(long, value_name = "DIR|FILE")]
+    #[arg(long, value_name = "NAME|DIR|FILE")]
     image_encoder: Option<PathBuf>,
     /// What to time [default: everything there are nets for, but no whole picture]
     #[arg(long, value_enum, value_name = "STAGE,...", value_delimiter = ',')]
@@ -116,6 +116,7 @@ struct Report {
 /// One run: where, in which type, how large.
 struct Bench<'a> {
     args: &'a Args,
+    paths: ModelPaths,
     device: Device,
     dtype: DType,
     rng: TorchRng,
@@ -125,11 +126,18 @@ struct Bench<'a> {
 pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
     Request { steps: args.steps, width: Some(args.width), height: Some(args.height), ..Request::default() }
         .validate()?;
+    let locate = |flag: &str, net: &PathBuf| nets::locate(flag, net, printer);
+    let paths = ModelPaths {
+        model: locate("--model", &args.model)?,
+        controlnet: args.controlnet.as_ref().map(|net| locate("--controlnet", net)).transpose()?,
+        image_encoder: args.image_encoder.as_ref().map(|net| locate("--image-encoder", net)).transpose()?,
+        ..ModelPaths::default()
+    };
     super::set_threads(args.threads)?;
     let (device, _) = args.device.open()?;
     let precision = args.dtype.unwrap_or_else(|| Precision::for_device(&device));
     let name = format!("{:?}", device.location()).to_lowercase();
-    let mut bench = Bench { args, device, dtype: precision.dtype(), rng: TorchRng::new(0) };
+    let mut bench = Bench { args, paths, device, dtype: precision.dtype(), rng: TorchRng::new(0) };
     let mut report = Report {
         version: env!("CARGO_PKG_VERSION"),
         device: name,
@@ -213,7 +221,7 @@ impl Bench<'_> {
     }
 
     fn unet(&mut self) -> Result<(Vec<f64>, Option<u64>)> {
-        let (json, checkpoint) = Model::open(&self.args.model)?.part(Part::Unet)?;
+        let (json, checkpoint) = Model::open(&self.paths.model)?.part(Part::Unet)?;
         let config = UnetConfig::from_json(&json)?;
         let net = Unet::new(&config, checkpoint.var_builder(self.dtype, &self.device))?;
         let batch = usize::from(self.args.batch);
@@ -225,7 +233,7 @@ impl Bench<'_> {
     }
 
     fn controlnet(&mut self) -> Result<(Vec<f64>, Option<u64>)> {
-        let path = self.args.controlnet.as_ref().ok_or_else(|| needs("controlnet", "--controlnet"))?;
+        let path = self.paths.controlnet.as_ref().ok_or_else(|| needs("controlnet", "--controlnet"))?;
         let (json, checkpoint) = model::open_net(path, Part::ControlNet)?;
         let config = ControlNetConfig::from_json(&json)?;
         let net = ControlNet::new(&config, checkpoint.var_builder(self.dtype, &self.device))?;
@@ -239,7 +247,7 @@ impl Bench<'_> {
     }
 
     fn vae(&mut self, decode: bool) -> Result<(Vec<f64>, Option<u64>)> {
-        let (json, checkpoint) = Model::open(&self.args.model)?.part(Part::Vae)?;
+        let (json, checkpoint) = Model::open(&self.paths.model)?.part(Part::Vae)?;
         let config: VaeConfig = config(&json, checkpoint.path())?;
         let net = Vae::new(&config, checkpoint.var_builder(DType::F32, &self.device))?;
         let batch = u64::from(self.args.batch);
@@ -255,7 +263,7 @@ impl Bench<'_> {
     }
 
     fn clip_text(&mut self) -> Result<(Vec<f64>, Option<u64>)> {
-        let (json, checkpoint) = Model::open(&self.args.model)?.part(Part::TextEncoder)?;
+        let (json, checkpoint) = Model::open(&self.paths.model)?.part(Part::TextEncoder)?;
         let config: ClipTextConfig = config(&json, checkpoint.path())?;
         let net = ClipText::new(&config, checkpoint.var_builder(DType::F32, &self.device))?;
         let batch = usize::from(self.args.batch);
@@ -267,7 +275,7 @@ impl Bench<'_> {
     }
 
     fn clip_vision(&mut self) -> Result<(Vec<f64>, Option<u64>)> {
-        let path = self.args.image_encoder.as_ref().ok_or_else(|| needs("clip-vision", "--image-encoder"))?;
+        let path = self.paths.image_encoder.as_ref().ok_or_else(|| needs("clip-vision", "--image-encoder"))?;
         let (json, checkpoint) = model::open_net(path, Part::ImageEncoder)?;
         let config: ClipVisionConfig = config(&json, checkpoint.path())?;
         let net = ClipVision::new(&config, checkpoint.var_builder(DType::F32, &self.device))?;
@@ -286,7 +294,7 @@ impl Bench<'_> {
             height: Some(args.height),
             ..Request::default()
         };
-        let paths = ModelPaths { model: args.model.clone(), ..ModelPaths::default() };
+        let paths = ModelPaths { model: self.paths.model.clone(), ..ModelPaths::default() };
         let mut on_progress = |_: &impasto::progress::Progress| interrupt::check();
         self.time(|| {
             let mut diffusion = Diffusion::open(&paths, &self.device, self.dtype)?;

@@ -117,6 +117,11 @@ impl Hub {
         self
     }
 
+    /// Whether it is never asked.
+    pub fn is_offline(&self) -> bool {
+        self.offline
+    }
+
     /// The same Hub, never asked: only what is in the cache.
     #[must_use]
     pub fn offline(mut self) -> Self {
