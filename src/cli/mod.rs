@@ -157,7 +157,13 @@ impl Stop {
             }
             message.push_str(line.trim());
         }
-        let message = message.strip_prefix("error: ").unwrap_or(&message).to_owned();
+        let message = message.strip_prefix("error: ").unwrap_or(&message);
+        // The library's own errors name their flag, which clap has named already.
+        let message = match message.split_once("': --").and_then(|(head, tail)| Some((head, tail.split_once(": ")?.1)))
+        {
+            Some((head, reason)) => format!("{head}': {reason}"),
+            None => message.to_owned(),
+        };
         let tip = text.lines().find_map(|line| line.trim().strip_prefix("tip: "));
         let hint = match (tip, self.0.get(ContextKind::Usage)) {
             (Some(tip), _) => tip.to_owned(),

@@ -141,8 +141,9 @@ fn style(stage: Stage) -> ProgressStyle {
         Stage::Download | Stage::Verify => {
             "{prefix:>11} [{bar:24}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left {wide_msg}"
         }
-        Stage::Sample => "{prefix:>11} [{bar:24}] {pos}/{len} {elapsed} gone, {eta} left {wide_msg}",
-        Stage::Load | Stage::Encode | Stage::Decode => "{prefix:>11} [{bar:24}] {pos}/{len} {wide_msg}",
+        Stage::Sample => "{prefix:>11} [{bar:24}] {pos}/{len} {elapsed} gone, {eta} left",
+        Stage::Decode => "{prefix:>11} [{bar:24}] {pos}/{len}",
+        Stage::Load | Stage::Encode => "{prefix:>11} [{bar:24}] {pos}/{len} {wide_msg}",
     };
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
 }

@@ -153,8 +153,27 @@ fn outputs_that_cannot_be_written_are_refused_before_painting() {
     refused(&paint(&place.text("out.jpg"), &[]), 2, "out.jpg");
     refused(&paint(&place.text("missing/out.png"), &[]), 2, "missing/out.png");
     refused(&paint(&place.text("in.png"), &["--init", &place.text("in.png")]), 2, "in.png");
+    refused(
+        &paint(
+            &place.text("out.png"),
+            &[
+                "--structure",
+                &place.text("in.png"),
+                "--controlnet",
+                &tiny("controlnet"),
+                "--control-map",
+                &place.text("map.bmp"),
+            ],
+        ),
+        2,
+        "--control-map",
+    );
     let before = std::fs::read(place.path("in.png")).unwrap();
     assert_eq!(place.files(), ["in.png"]);
+    let mut permissions = std::fs::metadata(place.path("in.png")).unwrap().permissions();
+    permissions.set_readonly(true);
+    std::fs::set_permissions(place.path("in.png"), permissions).unwrap();
+    refused(&paint(&place.text("in.png"), &[]), 2, "read-only");
     assert_eq!(std::fs::read(place.path("in.png")).unwrap(), before);
     if cfg!(target_os = "linux") {
         // No file can be made there, not even by root.
@@ -447,4 +466,40 @@ fn a_model_known_by_name_comes_from_the_cache_or_tells_how_to_get_it() {
     assert_eq!(there.code, Some(0), "{}", there.stderr);
     let texts = impasto::image::read::png_text(place.path("out.png")).unwrap();
     assert!(texts[0].1.contains("Model: sd15"), "{}", texts[0].1);
+}
+
+#[test]
+fn recipes_of_other_programs_are_repeated_and_broken_ones_refused() {
+    let place = Place::new();
+    let (from, out, model) = (place.text("from.png"), place.text("out.png"), tiny("model"));
+    let write = |texts: &[(&str, &str)]| {
+        let texts: Vec<_> = texts.iter().map(|(key, text)| ((*key).to_owned(), (*text).to_owned())).collect();
+        impasto::image::write::png(&from, &::image::RgbImage::new(8, 8), &texts).unwrap();
+    };
+    write(&[(
+        "parameters",
+        "a boat, (blue:1.2)\nNegative prompt: fog\nSteps: 2, Sampler: DPM++ 2M Karras, CFG scale: 5, Seed: 3, Size: 64x48, \
+         Model: somewhere, Version: v1.9",
+    )]);
+    refused(&run(&["generate", "--from", &from, "-o", &out]), 1, "somewhere");
+    let painted = run(&["generate", "--from", &from, "--model", &model, "-o", &out, "--json"]);
+    assert_eq!(painted.code, Some(0), "{}", painted.stderr);
+    let line: serde_json::Value = serde_json::from_str(&painted.stdout).unwrap();
+    assert_eq!((line["seed"].as_u64(), line["width"].as_u64(), line["height"].as_u64()), (Some(3), Some(64), Some(48)));
+    assert_eq!(line["recipe"]["settings"]["sigmas"], "karras");
+
+    let recipe = line["recipe"].to_string();
+    let huge = format!("{{\"version\":1,\"program\":\"{}\"}}", "x".repeat(5 << 20));
+    let (deep, odd) = ("[".repeat(100_000), recipe.replace("\"steps\":2", "\"steps\":0"));
+    let newer = recipe.replace("\"version\":1", "\"version\":99");
+    for broken in ["", "{", "[]", "null", &deep, &odd, &newer, &huge, "{\"version\":1}"] {
+        write(&[("impasto", broken)]);
+        let run = run(&["generate", "--from", &from, "--model", &model, "-o", &place.text("never.png")]);
+        refused(&run, 1, "from.png");
+    }
+    write(&[("workflow", "{}")]);
+    refused(&run(&["generate", "--from", &from, "-o", &out]), 1, "ComfyUI");
+    write(&[]);
+    refused(&run(&["generate", "--from", &from, "-o", &out]), 1, "from.png");
+    assert!(!place.path("never.png").exists());
 }

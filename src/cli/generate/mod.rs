@@ -111,6 +111,7 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
     let printer = &printer.quieter(args.json);
     let mut plan = Plan::new(args)?;
     output::check(&args.output, &plan)?;
+    args.control_map.as_ref().map_or(Ok(()), |map| output::writable("--control-map", map))?;
     let mut request = plan.request()?;
     for warning in std::mem::take(&mut plan.warnings) {
         printer.warn(warning);

@@ -71,7 +71,9 @@ impl Plan {
         };
         let implied = name.is_some().then_some(&preset);
         files.check(args, implied)?;
-        let nets = Nets::new(args, &before.nets, implied, &files, &settings)?;
+        // A preset given beside the recipe brings its own nets.
+        let earlier = if args.preset.is_some() { NetNames::default() } else { before.nets };
+        let nets = Nets::new(args, &earlier, implied, &files, &settings)?;
         let inputs = files.hash()?;
         warnings.extend(changed(&before.inputs, &inputs));
         let seed = args.seed.or(before.seed).unwrap_or_else(draw_seed);
@@ -241,7 +243,8 @@ fn choose_preset(args: &Args, before: Option<&str>) -> Result<(Option<String>, P
         (Some(preset), _) => Some(text(preset, "--preset")?),
         (None, Some(model)) if model_is_preset(&model) => Some(text(model, "--model")?),
         (None, Some(_)) => before.map(str::to_owned),
-        (None, None) if args.from.is_some() => before.map(str::to_owned),
+        // The recipe says everything itself; its preset may be gone by now.
+        (None, None) if args.from.is_some() => before.filter(|name| Preset::find(name).is_ok()).map(str::to_owned),
         (None, None) => Some(preset::DEFAULT.to_owned()),
     };
     match name {
@@ -335,7 +338,7 @@ impl Nets {
         // `--model PRESET` names the preset, whose checkpoint is meant.
         let flag =
             args.model.as_ref().filter(|model| !(args.preset.is_none() && model.to_str().is_some_and(Preset::is_one)));
-        let earlier = before.model.as_ref().filter(|_| args.model.is_none() && args.preset.is_none());
+        let earlier = before.model.as_ref().filter(|_| args.model.is_none());
         let model = pick(flag, earlier, implied.and_then(|nets| nets.model.as_ref())).ok_or_else(|| {
             Error::usage("--model", "is missing").with_hint("`impasto weights list` names what is known")
         })?;
