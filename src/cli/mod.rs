@@ -14,7 +14,7 @@ mod presets;
 mod printer;
 mod weights;
 
-use clap::error::{ContextKind, ErrorKind};
+use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use impasto::Error;
 use impasto::pipeline::preset::{DEFAULT, Preset};
@@ -165,10 +165,8 @@ impl Stop {
             None => message.to_owned(),
         };
         let tip = text.lines().find_map(|line| line.trim().strip_prefix("tip: "));
-        let hint = match (tip, self.0.get(ContextKind::Usage)) {
-            (Some(tip), _) => tip.to_owned(),
-            (None, _) => "`impasto --help` lists the commands, `impasto COMMAND --help` their flags".to_owned(),
-        };
+        let hint =
+            tip.unwrap_or("`impasto --help` lists the commands, `impasto COMMAND --help` their flags").to_owned();
         (message, hint)
     }
 }
