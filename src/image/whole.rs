@@ -1,4 +1,4 @@
-//! Whether a file is whole, where the decoder would not say so: the JPEG decoder paints what is missing grey, the WebP
+//! Whether a file is whole, where the decoder would not say so: the general JPEG decoder paints what is missing grey, the WebP
 //! decoder calls it corrupt. Pillow refuses cut files, and so do we.
 
 /// Whether the marker segments of a JPEG lead from its start to an end of image.

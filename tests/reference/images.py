@@ -87,6 +87,32 @@ def formats():
     save_file(expected, OUT / "formats.safetensors")
 
 
+def jpeg():
+    """Samplings, scans, restarts and sizes that end amid blocks, with hashes of Pillow's pixels."""
+    folder = OUT / "jpeg"
+    folder.mkdir(exist_ok=True)
+    astronaut = np.array(crop("astronaut"))
+    samplings = {"444": 0x111111, "422": 0x211111, "420": 0x221111, "440": 0x121111, "411": 0x411111}
+    for width, height in [(1, 1), (5, 3), (4, 9), (17, 33), (40, 23)]:
+        pixels = np.ascontiguousarray(astronaut[30 : 30 + height, 50 : 50 + width, ::-1])
+        for sampling, factors in samplings.items():
+            for kind, progressive, restart in [("restarts", 0, 2), ("progressive", 1, 0)]:
+                options = {
+                    cv2.IMWRITE_JPEG_QUALITY: 80,
+                    cv2.IMWRITE_JPEG_SAMPLING_FACTOR: factors,
+                    cv2.IMWRITE_JPEG_PROGRESSIVE: progressive,
+                    cv2.IMWRITE_JPEG_RST_INTERVAL: restart,
+                }
+                file = folder / f"{width}x{height}-{sampling}-{kind}.jpg"
+                cv2.imwrite(str(file), pixels, [value for option in options.items() for value in option])
+    picture = crop("chelsea").crop((10, 20, 59, 41))
+    picture.save(folder / "rgb.jpg", keep_rgb=True, quality=90)
+    picture.convert("L").save(folder / "grey-progressive.jpg", progressive=True, quality=90, restart_marker_blocks=2)
+    picture.save(folder / "coarse.jpg", quality=2, optimize=True)
+    hashes = {file.name: sha256(Image.open(file).convert("RGB").tobytes()) for file in sorted(folder.iterdir())}
+    (OUT / "jpeg.json").write_text(json.dumps(hashes, indent=1) + "\n")
+
+
 def exif_of(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -170,6 +196,7 @@ def main():
     text()
     resize()
     formats()
+    jpeg()
     clip()
     tensors()
     files = [file for file in OUT.rglob("*") if file.is_file()]
