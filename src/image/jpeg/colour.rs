@@ -8,7 +8,7 @@ impl Plane {
         let line = |y: usize| &self.samples[self.stride * y.min(self.height - 1)..][..self.width];
         let here = line(y / self.down);
         // The nearer of the rows above and below; beyond the border, the border.
-        let near = || if y % 2 == 0 { line((y / 2).saturating_sub(1)) } else { line(y / 2 + 1) };
+        let near = || if y.is_multiple_of(2) { line((y / 2).saturating_sub(1)) } else { line(y / 2 + 1) };
         match (self.across, self.down) {
             (1, 1) => out.copy_from_slice(&here[..out.len()]),
             // Three parts of the sample that covers the pixel to one of its neighbour. The rounding alternates.
@@ -26,7 +26,7 @@ impl Plane {
                 spread(out, |x| 4 * column(x), |x, other| 3 * column(x) + column(other), self.width, 4, [8, 7]);
             }
             (1, 2) => {
-                let bias = if y % 2 == 0 { 1 } else { 2 };
+                let bias = if y.is_multiple_of(2) { 1 } else { 2 };
                 for ((value, &here), &near) in out.iter_mut().zip(here).zip(near()) {
                     *value = ((3 * i32::from(here) + i32::from(near) + bias) >> 2) as u8;
                 }
