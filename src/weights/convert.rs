@@ -123,7 +123,7 @@ fn vae_name(name: &str, blocks: usize) -> Option<String> {
         let renamed = pairs.iter().find_map(|(old, new)| Some(format!("{new}{}", rest.strip_prefix(old)?)))?;
         format!("mid_block.attentions.0.{renamed}")
     } else if let Some(rest) = rest.strip_prefix("down.") {
-        sampled(rest, "down", |index| Some(index))?
+        sampled(rest, "down", Some)?
     } else if let Some(rest) = rest.strip_prefix("up.") {
         sampled(rest, "up", |index| blocks.checked_sub(index + 1))?
     } else {

@@ -7,16 +7,12 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use half::{bf16, f16};
-use rayon::prelude::*;
 
+use super::element::{Element, convert};
 use crate::error::{Error, Result};
 
 /// The most axes a tensor in a file may have. The nets use four; a hostile file must not make us walk thousands.
 const MAX_RANK: usize = 16;
-
-/// Elements per parallel piece of a conversion.
-const PIECE: usize = 1 << 16;
 
 /// A file that holds tensors, opened once.
 #[derive(Debug)]
@@ -62,55 +58,6 @@ impl Source {
         #[allow(unsafe_code)]
         let map = unsafe { memmap2::MmapOptions::new().offset(offset).len(length).map(&self.file) };
         map.map_err(|e| Error::io(&self.path, e))
-    }
-}
-
-/// What one element is in the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub(crate) enum Element {
-    Bool,
-    U8,
-    I8,
-    F8E4M3,
-    F8E5M2,
-    U16,
-    I16,
-    F16,
-    Bf16,
-    U32,
-    I32,
-    F32,
-    U64,
-    I64,
-    F64,
-}
-
-impl Element {
-    /// Bytes per element.
-    pub(crate) fn size(self) -> u64 {
-        match self {
-            Self::Bool | Self::U8 | Self::I8 | Self::F8E4M3 | Self::F8E5M2 => 1,
-            Self::U16 | Self::I16 | Self::F16 | Self::Bf16 => 2,
-            Self::U32 | Self::I32 | Self::F32 => 4,
-            Self::U64 | Self::I64 | Self::F64 => 8,
-        }
-    }
-
-    /// The narrowest tensor type that holds every value.
-    pub(crate) fn dtype(self) -> DType {
-        match self {
-            Self::Bool | Self::U8 => DType::U8,
-            Self::I8 | Self::I16 => DType::I16,
-            Self::F8E4M3 => DType::F8E4M3,
-            Self::F8E5M2 | Self::F16 => DType::F16,
-            Self::Bf16 => DType::BF16,
-            Self::U16 | Self::U32 => DType::U32,
-            Self::I32 => DType::I32,
-            Self::F32 => DType::F32,
-            Self::U64 | Self::I64 => DType::I64,
-            Self::F64 => DType::F64,
-        }
     }
 }
 
@@ -171,6 +118,8 @@ impl Entry {
         }
         let natural = row_major(&dense.shape);
         // The stride of an axis with one entry is never used; torch writes any number there.
+        let used = |(stride, &extent): (usize, &usize)| if extent <= 1 { 0 } else { stride };
+        let strides: Vec<usize> = strides.into_iter().zip(&dense.shape).map(used).collect();
         if dense.shape.iter().zip(strides.iter().zip(&natural)).all(|(&d, (s, n))| d <= 1 || s == n) || dense.span == 0
         {
             return Some(dense);
@@ -254,60 +203,3 @@ fn gather(bytes: &[u8], size: u64, shape: &[usize], strides: &[usize]) -> Vec<u8
     }
     out
 }
-
-/// Bytes of the file to a tensor of the wanted type on the CPU, in one pass where it matters.
-fn convert(bytes: &[u8], element: Element, shape: &[usize], dtype: DType) -> Result<Tensor> {
-    let cpu = &Device::Cpu;
-    let tensor = match (element, dtype) {
-        (Element::F16, DType::F32) => Tensor::from_vec(map2(bytes, |b| f16::from_le_bytes(b).to_f32()), shape, cpu)?,
-        (Element::Bf16, DType::F32) => Tensor::from_vec(map2(bytes, |b| bf16::from_le_bytes(b).to_f32()), shape, cpu)?,
-        (Element::F32, DType::F16) => {
-            Tensor::from_vec(map4(bytes, |b| f16::from_f32(f32::from_le_bytes(b))), shape, cpu)?
-        }
-        (Element::F32, DType::BF16) => {
-            Tensor::from_vec(map4(bytes, |b| bf16::from_f32(f32::from_le_bytes(b))), shape, cpu)?
-        }
-        (Element::F16, DType::BF16) => {
-            Tensor::from_vec(map2(bytes, |b| bf16::from_f32(f16::from_le_bytes(b).to_f32())), shape, cpu)?
-        }
-        (Element::Bf16, DType::F16) => {
-            Tensor::from_vec(map2(bytes, |b| f16::from_f32(bf16::from_le_bytes(b).to_f32())), shape, cpu)?
-        }
-        (Element::F64, DType::F32) => Tensor::from_vec(map8(bytes, |b| f64::from_le_bytes(b) as f32), shape, cpu)?,
-        // The rarer kinds are widened first and left to candle's own casts.
-        (Element::I8, _) => {
-            let wide: Vec<i16> = bytes.iter().map(|&b| i16::from(b as i8)).collect();
-            Tensor::from_vec(wide, shape, cpu)?
-        }
-        (Element::U16, _) => Tensor::from_vec(map2(bytes, |b| u32::from(u16::from_le_bytes(b))), shape, cpu)?,
-        (Element::U64, _) => {
-            let wide = map8(bytes, |b| i64::try_from(u64::from_le_bytes(b)).unwrap_or(i64::MAX));
-            Tensor::from_vec(wide, shape, cpu)?
-        }
-        (Element::F8E5M2, _) => {
-            // The upper byte of an f16.
-            let wide: Vec<f16> = bytes.iter().map(|&b| f16::from_bits(u16::from(b) << 8)).collect();
-            Tensor::from_vec(wide, shape, cpu)?
-        }
-        _ => Tensor::from_raw_buffer(bytes, element.dtype(), shape, cpu)?,
-    };
-    Ok(if tensor.dtype() == dtype { tensor } else { tensor.to_dtype(dtype)? })
-}
-
-macro_rules! map_elements {
-    ($name:ident, $size:literal) => {
-        fn $name<T: Send + Sync>(bytes: &[u8], f: impl Fn([u8; $size]) -> T + Sync) -> Vec<T> {
-            let (elements, _) = bytes.as_chunks::<$size>();
-            // Handing a bias to other threads takes longer than converting it.
-            if elements.len() <= PIECE {
-                return elements.iter().map(|&b| f(b)).collect();
-            }
-            let mut out = Vec::new();
-            elements.par_iter().with_min_len(PIECE).map(|&b| f(b)).collect_into_vec(&mut out);
-            out
-        }
-    };
-}
-map_elements!(map2, 2);
-map_elements!(map4, 4);
-map_elements!(map8, 8);

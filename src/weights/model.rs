@@ -247,7 +247,11 @@ pub fn open_net(path: impl AsRef<Path>, part: Part) -> Result<(Value, Checkpoint
     }
     let checkpoint = Checkpoint::open(path)?;
     let beside = path.parent().unwrap_or(Path::new(".")).join("config.json");
-    let config = |sniffed: Result<Value>| if beside.is_file() { read_json(&beside) } else { sniffed };
+    // A configuration beside a single file may belong to something else in the same folder.
+    let config = |class: &str, sniffed: Result<Value>| match read_json(&beside) {
+        Ok(config) if config.to_string().contains(class) => Ok(config),
+        _ => sniffed,
+    };
     match part {
         Part::ControlNet => {
             if checkpoint.contains("difference") || checkpoint.contains("lora_controlnet") {
@@ -257,7 +261,7 @@ pub fn open_net(path: impl AsRef<Path>, part: Part) -> Result<(Value, Checkpoint
                 return Err(Error::file(path, "is a ControlNet for Stable Diffusion XL, which is not supported yet"));
             }
             if checkpoint.contains("controlnet_cond_embedding.conv_in.weight") {
-                return Ok((config(sniff::diffusers_controlnet(&checkpoint))?, checkpoint));
+                return Ok((config("ControlNetModel", sniff::diffusers_controlnet(&checkpoint))?, checkpoint));
             }
             let inner = checkpoint.subset("control_model.");
             let ldm = if inner.is_empty() { checkpoint } else { inner };
@@ -270,7 +274,7 @@ pub fn open_net(path: impl AsRef<Path>, part: Part) -> Result<(Value, Checkpoint
             if !checkpoint.contains("visual_projection.weight") {
                 return Err(not_a(path, "CLIP image encoder with projection", &checkpoint));
             }
-            Ok((config(sniff::vision(&checkpoint))?, checkpoint))
+            Ok((config("CLIPVisionModel", sniff::vision(&checkpoint))?, checkpoint))
         }
         Part::Vae => {
             if checkpoint.contains("decoder.mid_block.resnets.0.conv1.weight") {

@@ -184,10 +184,9 @@ impl Machine<'_> {
     }
 
     fn extend_list(&mut self, list: Id, items: &[Id]) {
-        match self.nodes.get_mut(list) {
-            Some(Node::List(values)) => values.extend_from_slice(items),
-            // A list subclass restored through a call: its contents do not matter.
-            _ => {}
+        // What is filled like a list but made by a call is a list subclass: its contents do not matter.
+        if let Some(Node::List(values)) = self.nodes.get_mut(list) {
+            values.extend_from_slice(items);
         }
     }
 

@@ -10,7 +10,8 @@ use std::io::Read;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::entry::{Element, Entry, Source};
+use super::element::Element;
+use super::entry::{Entry, Source};
 use crate::error::{Error, Result};
 
 /// The format's own limit: longer headers are refused by every reader.

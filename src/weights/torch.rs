@@ -6,7 +6,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::entry::{Element, Entry, Source, count};
+use super::element::Element;
+use super::entry::{Entry, Source, count};
 use super::pickle::{Id, Node, Pickle};
 use crate::error::{Error, Result};
 
@@ -58,14 +59,13 @@ pub(crate) fn zip_entries(source: &Source, index: usize) -> Result<BTreeMap<Stri
         let name = file.name().map_err(|e| damaged(source, e))?.into_owned();
         let packed = file.compression() != zip::CompressionMethod::Stored || file.encrypted();
         let extent = Extent { offset: file.data_start().unwrap_or(u64::MAX), length: file.size() };
-        if extent.offset.checked_add(extent.length).is_none_or(|end| end > source.len) {
+        if !packed && extent.offset.checked_add(extent.length).is_none_or(|end| end > source.len) {
             return Err(damaged(source, format!("`{name}` in it ends past the end of the file")));
         }
         script |= name.ends_with("/constants.pkl");
-        if let Some(folder) = name.strip_suffix("data.pkl") {
-            if (folder.is_empty() || folder.ends_with('/')) && pickle.is_none() {
-                pickle = Some((folder.to_owned(), extent));
-            }
+        let folder = name.strip_suffix("data.pkl").filter(|folder| folder.is_empty() || folder.ends_with('/'));
+        if let (Some(folder), None) = (folder, &pickle) {
+            pickle = Some((folder.to_owned(), extent));
         }
         // torch.save never compresses. A repacked archive would have to be unpacked in memory, whatever its true size.
         if !packed {
@@ -86,7 +86,8 @@ pub(crate) fn zip_entries(source: &Source, index: usize) -> Result<BTreeMap<Stri
         return Err(damaged(source, format!("its pickle has {} bytes", extent.length)));
     }
     if let Some(&order) = extents.get(&format!("{folder}byteorder")) {
-        if order.length == 3 && source.map(order.offset, order.length)?[..] == *b"big" {
+        let big = order.length == 3 && source.map(order.offset, order.length)?[..] == *b"big";
+        if big {
             return Err(Error::file(&source.path, "was written on a big-endian machine")
                 .with_hint("convert it to .safetensors on a little-endian machine"));
         }

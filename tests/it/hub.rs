@@ -1,7 +1,7 @@
 //! Pulling models from a server on this machine that speaks the Hub's HTTP. Nothing here reaches a real network.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};

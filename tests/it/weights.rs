@@ -452,3 +452,101 @@ fn folders_are_checked_before_they_are_opened() {
     assert!(Model::open(root).unwrap_err().to_string().contains("second text encoder"));
     assert!(Model::open(root.join("none")).is_err());
 }
+
+/// A PyTorch file with this pickle and one storage of 64 bytes named 0.
+fn torch_file(pickle: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    for (name, bytes) in [("a/data.pkl", pickle), ("a/data/0", &[0u8; 64][..])] {
+        zip.start_file(name, stored).unwrap();
+        zip.write_all(bytes).unwrap();
+    }
+    zip.finish().unwrap().into_inner()
+}
+
+/// Pickles `{"t": tensor}` with everything in the hands of the test; numbers are written as text, which has no limit.
+fn tensor_pickle(storage: &str, kind: &str, offset: &str, shape: &[&str], strides: &[&str]) -> Vec<u8> {
+    let numbers = |list: &[&str]| format!("({}t", list.iter().map(|n| format!("I{n}\n")).collect::<String>());
+    let persistent = format!("(Vstorage\nctorch\n{kind}\nV{storage}\nVcpu\nI16\ntQ");
+    let arguments = format!("({persistent}I{offset}\n{}{}I00\nNt", numbers(shape), numbers(strides));
+    format!("(dVt\nctorch._utils\n_rebuild_tensor_v2\n{arguments}Rs.").into_bytes()
+}
+
+#[test]
+fn lying_tensors_in_pickles_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |pickle: &[u8]| attempt(folder.path(), &torch_file(pickle));
+    let sound = open(&tensor_pickle("0", "FloatStorage", "0", &["4", "4"], &["4", "1"])).unwrap();
+    assert_eq!(sound.shape("t"), Some(&[4, 4][..]));
+    // An axis of one entry may have any stride.
+    let any =
+        open(&tensor_pickle("0", "FloatStorage", "0", &["1", "4", "2"], &["9223372036854775807", "1", "4"])).unwrap();
+    assert_eq!(any.tensor("t", DType::F32, &Device::Cpu).unwrap().dims(), [1, 4, 2]);
+
+    let huge = "4611686018427387904";
+    for (what, pickle, reason) in [
+        ("no storage", tensor_pickle("1", "FloatStorage", "0", &["4"], &["1"]), "not there"),
+        ("outside", tensor_pickle("../data.pkl", "FloatStorage", "0", &["4"], &["1"]), "not there"),
+        ("too long", tensor_pickle("0", "FloatStorage", "0", &["17"], &["1"]), "does not fit"),
+        ("offset", tensor_pickle("0", "FloatStorage", "13", &["4"], &["1"]), "does not fit"),
+        ("offset overflow", tensor_pickle("0", "FloatStorage", huge, &["4"], &["1"]), "does not fit"),
+        ("negative offset", tensor_pickle("0", "FloatStorage", "-1", &["4"], &["1"]), "negative"),
+        ("negative shape", tensor_pickle("0", "FloatStorage", "0", &["-4"], &["1"]), "shape"),
+        ("negative stride", tensor_pickle("0", "FloatStorage", "3", &["4"], &["-1"]), "strides"),
+        ("stride outside", tensor_pickle("0", "FloatStorage", "0", &["4"], &["6"]), "does not fit"),
+        ("stride overflow", tensor_pickle("0", "FloatStorage", "0", &["4"], &[huge]), "does not fit"),
+        ("shape overflow", tensor_pickle("0", "FloatStorage", "0", &[huge, huge], &["1", "1"]), "does not fit"),
+        ("repeats without end", tensor_pickle("0", "FloatStorage", "0", &["1000000000"], &["0"]), "does not fit"),
+        ("strides missing", tensor_pickle("0", "FloatStorage", "0", &["4", "4"], &["1"]), "does not fit"),
+        ("type", tensor_pickle("0", "ComplexStorage", "0", &["4"], &["1"]), "ComplexStorage"),
+    ] {
+        let error = open(&pickle).expect_err(what).to_string();
+        assert!(error.contains(reason) && error.contains("hostile.bin"), "{what}: {error}");
+    }
+}
+
+#[test]
+fn hostile_pickles_do_nothing_and_end_soon() {
+    let folder = tempfile::tempdir().unwrap();
+    let witness = folder.path().join("witness");
+    let started = std::time::Instant::now();
+    let system = format!("cos\nsystem\n(Vtouch {}\ntR.", witness.display());
+    // A list in itself; a dictionary that holds two of the next, forty deep; nesting without end; text repeated as a
+    // class name; entries copied over and over.
+    let itself = "(lp0\ng0\na(dVx\ng0\ns.".to_owned();
+    let doubling =
+        (0..40).fold("(dp0\n".to_owned(), |text, i| format!("{text}(dp{}\nVa\ng{i}\nsVb\ng{i}\ns", i + 1)) + ".";
+    let mut nested = vec![b')'];
+    nested.extend(std::iter::repeat_n(0x85, 2_000_000));
+    nested.push(b'.');
+    let mut names = format!("V{}\np0\n", "x".repeat(1 << 20)).into_bytes();
+    names.extend(std::iter::repeat_n(b"g0\ng0\n\x93".as_slice(), 100_000).flatten());
+    names.push(b'.');
+    let mut copies = b"(l".to_vec();
+    copies.extend(std::iter::repeat_n(b"(NNta".as_slice(), 50_000).flatten());
+    copies.extend(b"p0\n0");
+    copies.extend(std::iter::repeat_n(b"ccollections\nOrderedDict\n(g0\ntR".as_slice(), 50_000).flatten());
+    copies.push(b'.');
+    for (what, pickle) in [
+        ("a command", system.into_bytes()),
+        ("a list in itself", itself.into_bytes()),
+        ("doubling", doubling.into_bytes()),
+        ("nothing", b").".to_vec()),
+        ("nesting", nested),
+        ("names", names),
+        ("copies", copies),
+        ("no end", b"(d".to_vec()),
+        ("empty stack", b"0.".to_vec()),
+        ("no mark", b"t.".to_vec()),
+        ("unknown value", b"g7\n.".to_vec()),
+        ("unknown instruction", b"\xff.".to_vec()),
+        ("a text beyond the end", b"X\xff\xff\xff\xff.".to_vec()),
+        ("a text beyond memory", b"\x8d\xff\xff\xff\xff\xff\xff\xff\xff.".to_vec()),
+        ("a number beyond memory", b"\x8b\xff\xff\xff\x7f.".to_vec()),
+    ] {
+        assert!(attempt(folder.path(), &torch_file(&pickle)).is_err(), "{what}");
+    }
+    assert!(!witness.exists());
+    assert!(started.elapsed().as_secs() < 60);
+}
