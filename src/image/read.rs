@@ -117,7 +117,8 @@ fn decode(path: &Path) -> Result<DynamicImage> {
     // A damaged EXIF block does not stop Pillow either.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let exact = match format {
-        ImageFormat::Jpeg => jpeg::decode(&bytes, (width, height)),
+        ImageFormat::Jpeg => jpeg::decode(&bytes, (width, height))
+            .map_err(|reason| Error::file(path, format!("JPEG picture is damaged: {reason}")).with_hint(AGAIN))?,
         _ => None,
     };
     let mut picture = match exact {
