@@ -24,18 +24,23 @@ pub(crate) fn simd() -> Vec<&'static str> {
 }
 
 /// The most memory this process had at once, in bytes.
+// getrusage would do here too, but it starts from what the parent process had before exec.
+#[cfg(target_os = "linux")]
 pub(crate) fn peak_memory() -> Option<u64> {
-    // getrusage would do on Linux too, but there it starts from what the parent process had before exec.
-    #[cfg(target_os = "linux")]
-    return proc_kib("/proc/self/status", "VmHWM:");
-    #[cfg(all(unix, not(target_os = "linux")))]
-    {
-        use nix::sys::resource::{UsageWho, getrusage};
-        let usage = getrusage(UsageWho::RUSAGE_SELF).ok()?;
-        let unit = if cfg!(target_vendor = "apple") { 1 } else { 1024 };
-        return u64::try_from(usage.max_rss()).ok().map(|peak| peak * unit);
-    }
-    #[cfg(not(unix))]
+    proc_kib("/proc/self/status", "VmHWM:")
+}
+
+/// The most memory this process had at once, in bytes.
+#[cfg(all(unix, not(target_os = "linux")))]
+pub(crate) fn peak_memory() -> Option<u64> {
+    use nix::sys::resource::{UsageWho, getrusage};
+    let unit = if cfg!(target_vendor = "apple") { 1 } else { 1024 };
+    u64::try_from(getrusage(UsageWho::RUSAGE_SELF).ok()?.max_rss()).ok()?.checked_mul(unit)
+}
+
+/// The most memory this process had at once, in bytes.
+#[cfg(not(unix))]
+pub(crate) fn peak_memory() -> Option<u64> {
     None
 }
 
@@ -47,28 +52,31 @@ pub(crate) fn forget_peak_memory() {
 }
 
 /// Memory that can be had without swapping, in bytes.
+#[cfg(target_os = "linux")]
 pub(crate) fn available_memory() -> Option<u64> {
-    #[cfg(target_os = "linux")]
-    return proc_kib("/proc/meminfo", "MemAvailable:");
-    #[cfg(not(target_os = "linux"))]
+    proc_kib("/proc/meminfo", "MemAvailable:")
+}
+
+/// Memory that can be had without swapping, in bytes.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn available_memory() -> Option<u64> {
     None
 }
 
 /// Free disk space where `path` is, or would be, in bytes.
+#[cfg(unix)]
+// The types differ between systems.
+#[allow(clippy::unnecessary_cast)]
 pub(crate) fn free_disk(path: &Path) -> Option<u64> {
-    #[cfg(unix)]
-    {
-        let there = path.ancestors().find(|folder| folder.exists())?;
-        let disk = nix::sys::statvfs::statvfs(there).ok()?;
-        // The types differ between systems.
-        #[allow(clippy::unnecessary_cast, clippy::useless_conversion)]
-        return (disk.blocks_available() as u64).checked_mul(disk.fragment_size() as u64);
-    }
-    #[cfg(not(unix))]
-    {
-        let _ = path;
-        None
-    }
+    let there = path.ancestors().find(|folder| folder.exists())?;
+    let disk = nix::sys::statvfs::statvfs(there).ok()?;
+    (disk.blocks_available() as u64).checked_mul(disk.fragment_size() as u64)
+}
+
+/// Free disk space where `path` is, or would be, in bytes.
+#[cfg(not(unix))]
+pub(crate) fn free_disk(_: &Path) -> Option<u64> {
+    None
 }
 
 /// Bytes as a person reads them.
