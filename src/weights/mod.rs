@@ -15,6 +15,7 @@ mod pickle;
 mod record;
 mod safetensors;
 mod sniff;
+mod state_dict;
 mod torch;
 pub mod verify;
 

@@ -3,6 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use impasto::nets::clip::text::ClipText;
+use impasto::nets::controlnet::ControlNet;
+use impasto::nets::unet::Unet;
+use impasto::nets::vae::Vae;
 use impasto::weights::model::open_net;
 use impasto::weights::{Checkpoint, Model, Part, TokenizerSource};
 use serde_json::Value;
@@ -351,6 +355,17 @@ fn single_files_convert_as_in_diffusers() {
             }
         }
         assert_eq!(found, expected.len(), "{family}: some tensors were not found");
+        // The nets take what was told from the shapes.
+        let net = |part| {
+            let (config, checkpoint) = model.part(part).unwrap();
+            (config, checkpoint.var_builder(DType::F32, &Device::Cpu))
+        };
+        let (config, vb) = net(Part::Unet);
+        Unet::new(&serde_json::from_value(config).unwrap(), vb).unwrap();
+        let (config, vb) = net(Part::Vae);
+        Vae::new(&serde_json::from_value(config).unwrap(), vb).unwrap();
+        let (config, vb) = net(Part::TextEncoder);
+        ClipText::new(&serde_json::from_value(config).unwrap(), vb).unwrap();
         let prediction = |model: &Model| model.scheduler().unwrap()["prediction_type"].clone();
         assert_eq!(prediction(&model), if family == "sd21" { "v_prediction" } else { "epsilon" });
         std::fs::write(path.with_extension("yaml"), "model:\n  params:\n    parameterization: \"v\"\n").unwrap();
@@ -377,6 +392,8 @@ fn controlnets_convert_as_in_diffusers() {
         let expected = write_named(&path, list, prefix);
         let (config, checkpoint) = open_net(&path, Part::ControlNet).unwrap();
         agree(&config, &configs["controlnet"]);
+        let vb = checkpoint.clone().var_builder(DType::F32, &Device::Cpu);
+        ControlNet::new(&serde_json::from_value(config).unwrap(), vb).unwrap();
         assert_eq!(checkpoint.names().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
         for (name, (value, shape)) in &expected {
             let tensor = checkpoint.tensor(name, DType::F32, &Device::Cpu).unwrap();

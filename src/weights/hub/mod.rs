@@ -5,25 +5,22 @@
 //! Must not print: sizes are in the [`Plan`], progress goes to the callback.
 
 mod http;
+mod transfer;
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hf_hub::{CacheRepo, Repo, RepoType};
-use sha2::{Digest, Sha256};
 
 use self::http::{Broken, Client, Metadata};
+use self::transfer::{Wanted, wait};
 use super::cache::{self, Cache};
 use super::manifest::{Manifest, ManifestFile};
 use super::record::{Record, Verified};
-use super::verify::{self, feed, hex};
+use super::verify;
 use crate::error::{Error, Result};
 use crate::progress::{OnProgress, Progress, Stage};
-
-/// Attempts in a row that may fail without a single byte before a transfer is given up.
-const ATTEMPTS: u32 = 5;
 
 /// Where to fetch from and to.
 #[derive(Debug, Clone)]
@@ -302,7 +299,9 @@ impl Hub {
             }
         }
         let incomplete = incomplete(&blob);
-        let hash = self.transfer(client, plan, planned, metadata, &incomplete, on_progress)?;
+        let (commit, path) = (plan.commit.as_str(), planned.file.path.as_str());
+        let wanted = Wanted { repo, commit, path, bytes: metadata.bytes, pause: self.pause };
+        let hash = wanted.fetch(client, &incomplete, on_progress)?;
         if let Some(expected) = wrong(&hash) {
             std::fs::remove_file(&incomplete).map_err(|e| Error::io(&incomplete, e))?;
             return Err(Error::remote(
@@ -314,74 +313,6 @@ impl Hub {
         std::fs::rename(&incomplete, &blob).map_err(|e| Error::io(&blob, e))?;
         place(&blob, &link)?;
         Ok(hash)
-    }
-
-    /// Brings `incomplete` to its full length, from wherever it stands, and gives its hash.
-    fn transfer(
-        &self,
-        client: &Client,
-        plan: &Plan,
-        planned: &Planned,
-        metadata: &Metadata,
-        incomplete: &Path,
-        on_progress: &mut OnProgress<'_>,
-    ) -> Result<String> {
-        let io = |e| Error::io(incomplete, e);
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(incomplete).map_err(io)?;
-        let mut done = file.metadata().map_err(io)?.len();
-        if done > metadata.bytes {
-            file.set_len(0).map_err(io)?;
-            done = 0;
-        }
-        let mut hasher = Sha256::new();
-        feed(&mut hasher, &mut file, incomplete, done, &planned.file.path, on_progress)?;
-        let label = planned.file.path.clone();
-        let mut failures = 0;
-        while done < metadata.bytes {
-            let before = done;
-            let attempt = client
-                .fetch(&plan.manifest.repo, &plan.commit, &planned.file.path, done, metadata.bytes)
-                .and_then(|mut transfer| {
-                    if transfer.start != done {
-                        // It began at the beginning after all.
-                        rewind(&mut file).map_err(|e| Broken::Final(io(e)))?;
-                        hasher = Sha256::new();
-                        done = 0;
-                    }
-                    let mut on_bytes = |done| {
-                        on_progress(&Progress {
-                            stage: Stage::Download,
-                            done,
-                            total: metadata.bytes,
-                            label: label.clone(),
-                        })
-                    };
-                    copy(
-                        &mut *transfer.reader,
-                        &mut file,
-                        incomplete,
-                        &mut hasher,
-                        &mut done,
-                        metadata.bytes,
-                        &mut on_bytes,
-                    )
-                });
-            match attempt {
-                Ok(()) => {}
-                Err(Broken::Final(error)) => return Err(error),
-                Err(Broken::Again(error)) => {
-                    failures = if done > before { 1 } else { failures + 1 };
-                    if failures >= ATTEMPTS {
-                        return Err(error);
-                    }
-                    let waited = Progress { stage: Stage::Download, done, total: metadata.bytes, label: label.clone() };
-                    pause(self.pause.saturating_mul(1 << (failures - 1)), &mut || on_progress(&waited))?;
-                }
-            }
-        }
-        file.sync_all().map_err(io)?;
-        Ok(hex(&hasher.finalize()))
     }
 
     /// Tries again for as long as it may help.
@@ -396,7 +327,7 @@ impl Hub {
                 Ok(value) => return Ok(value),
                 Err(Broken::Again(_)) if failures < 2 => {
                     let nothing = Progress { stage: Stage::Download, done: 0, total: 0, label: String::new() };
-                    pause(self.pause.saturating_mul(1 << failures), &mut || on_progress(&nothing))?;
+                    wait(self.pause.saturating_mul(1 << failures), &mut || on_progress(&nothing))?;
                     failures += 1;
                 }
                 Err(broken) => return Err(broken.into_error()),
@@ -426,61 +357,6 @@ fn incomplete(blob: &Path) -> PathBuf {
     let mut name = blob.as_os_str().to_owned();
     name.push(".incomplete");
     PathBuf::from(name)
-}
-
-fn rewind(file: &mut File) -> std::io::Result<()> {
-    file.set_len(0)?;
-    file.seek(SeekFrom::Start(0))?;
-    Ok(())
-}
-
-/// Waits in short pieces, so that Ctrl-C is not waited out.
-fn pause(time: Duration, check: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-    let piece = Duration::from_millis(100);
-    let mut left = time;
-    while !left.is_zero() {
-        check()?;
-        std::thread::sleep(left.min(piece));
-        left = left.saturating_sub(piece);
-    }
-    Ok(())
-}
-
-fn copy(
-    reader: &mut dyn Read,
-    file: &mut File,
-    path: &Path,
-    hasher: &mut Sha256,
-    done: &mut u64,
-    total: u64,
-    on_bytes: &mut dyn FnMut(u64) -> Result<()>,
-) -> std::result::Result<(), Broken> {
-    let mut buffer = vec![0u8; 1 << 18];
-    let ended = |reason: String| {
-        Broken::Again(Error::remote(path.display().to_string(), reason).with_hint("pull again to go on from here"))
-    };
-    loop {
-        on_bytes(*done).map_err(Broken::Final)?;
-        let count = reader
-            .read(&mut buffer)
-            .map_err(|e| ended(format!("the connection broke after {done} of {total} bytes: {e}")))?;
-        if count == 0 {
-            return if *done == total {
-                Ok(())
-            } else {
-                Err(ended(format!("the connection ended after {done} of {total} bytes")))
-            };
-        }
-        if count as u64 > total - *done {
-            return Err(Broken::Final(Error::remote(
-                path.display().to_string(),
-                format!("the server sends more than the {total} bytes it announced"),
-            )));
-        }
-        file.write_all(&buffer[..count]).map_err(|e| Broken::Final(Error::io(path, e)))?;
-        hasher.update(&buffer[..count]);
-        *done += count as u64;
-    }
 }
 
 /// Makes a blob appear under its name: a relative link, or a copy where there are no links.
