@@ -29,7 +29,9 @@ def forms():
         typed = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
         save_file(typed, OUT / f"{name}.safetensors")
         torch.save(collections.OrderedDict(typed), OUT / f"{name}.bin")
-    torch.save(state, OUT / "legacy.ckpt", _use_new_zipfile_serialization=False)
+    # This form names storages by their address, so it would differ in every run: kept once made.
+    if not (OUT / "legacy.ckpt").exists():
+        torch.save(state, OUT / "legacy.ckpt", _use_new_zipfile_serialization=False)
 
     whole = torch.stack([matrix, matrix * 2])
     views = {
