@@ -95,7 +95,7 @@ impl<'a> View<'a> {
     }
 
     /// The part of the slice that starts at a row of one head.
-    fn from_row(&self, batch: usize, head: usize, row: usize) -> &'a [f32] {
+    fn starting_at(&self, batch: usize, head: usize, row: usize) -> &'a [f32] {
         &self.data[batch * self.strides[0] + head * self.strides[1] + row * self.strides[2]..]
     }
 }
@@ -136,9 +136,9 @@ impl CustomOp3 for AttentionKernel {
                     let rows = out.len() / (heads * width);
                     let scores = &mut scores[..rows * keys];
                     for head in 0..heads {
-                        let q_rows = q.from_row(batch, head, first);
-                        let k_rows = k.from_row(batch, head, 0);
-                        let v_rows = v.from_row(batch, head, 0);
+                        let q_rows = q.starting_at(batch, head, first);
+                        let k_rows = k.starting_at(batch, head, 0);
+                        let v_rows = v.starting_at(batch, head, 0);
                         multiply(
                             Matrix { data: q_rows, row: q.strides[2], column: q.strides[3] },
                             Matrix { data: k_rows, row: k.strides[3], column: k.strides[2] },
