@@ -32,12 +32,12 @@ pub enum Error {
         hint: Option<String>,
     },
     /// The operating system refused to read or write.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {reason}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
+        /// The system's reason. Part of the message, so not the error's source too: a chain would print it twice.
+        reason: std::io::Error,
     },
     /// Something is not reachable or refused by a server.
     #[error("{subject}: {reason}")]
@@ -69,8 +69,8 @@ impl Error {
     }
 
     /// The system refused to read or write a file.
-    pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
-        Self::Io { path: path.as_ref().to_path_buf(), source }
+    pub fn io(path: impl AsRef<Path>, reason: std::io::Error) -> Self {
+        Self::Io { path: path.as_ref().to_path_buf(), reason }
     }
 
     /// A server or the network did not give what was asked for.

@@ -16,10 +16,18 @@ pub(crate) struct Known {
     pub(crate) path: Option<PathBuf>,
 }
 
+fn named(net: &Path) -> Result<Option<Manifest>> {
+    Ok(Manifest::all()?.into_iter().find(|manifest| Path::new(&manifest.name) == net))
+}
+
+/// Which of the files in its folder a name stands for, where several names share one.
+pub(crate) fn variant(net: &Path) -> Result<Option<String>> {
+    Ok(named(net)?.and_then(|manifest| manifest.variant))
+}
+
 /// The path of a net given by name or path.
 pub(crate) fn locate(flag: &str, net: &Path, printer: &Printer) -> anyhow::Result<PathBuf> {
-    let named = Manifest::all()?.into_iter().find(|manifest| Path::new(&manifest.name) == net);
-    let Some(manifest) = named else {
+    let Some(manifest) = named(net)? else {
         return if net.exists() { Ok(net.to_path_buf()) } else { Err(missing(flag, net).into()) };
     };
     match manifest.locate(&Cache::from_env()?) {

@@ -41,6 +41,8 @@ pub struct ModelPaths {
     pub image_encoder: Option<PathBuf>,
     /// A ControlNet's folder or file.
     pub controlnet: Option<PathBuf>,
+    /// Which of several precisions in the model's folder to read: `fp16` for `diffusion_pytorch_model.fp16.safetensors`.
+    pub variant: Option<String>,
     /// What the UNet predicts (`epsilon`, `v_prediction`) where the files do not say.
     pub prediction_type: Option<String>,
 }
@@ -76,6 +78,9 @@ impl Diffusion {
             return Err(Error::usage("--dtype", "bf16 cannot be computed on a CPU").with_hint("use --dtype f32 or f16"));
         }
         let mut model = Model::open(&paths.model)?;
+        if let Some(variant) = &paths.variant {
+            model.set_variant(variant);
+        }
         if let Some(prediction) = &paths.prediction_type {
             model.set_prediction_type(prediction)?;
         }

@@ -148,6 +148,7 @@ impl Plan {
             ip_adapter: find("--ip-adapter", &self.nets.ip_adapter)?,
             image_encoder: find("--image-encoder", &self.nets.image_encoder)?,
             controlnet: find("--controlnet", &self.nets.controlnet)?,
+            variant: nets::variant(&self.nets.model)?,
             prediction_type: self.settings.prediction_type.clone(),
         };
         if let (Some(adapter), None) = (&paths.ip_adapter, &paths.image_encoder) {
