@@ -13,7 +13,7 @@ use candle_nn::VarBuilder;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::paint::{Control, Initial, Inpaint, Prepared};
+use super::paint::{Control, Initial, Inpaint, MAX_WHOLE, Prepared};
 use super::request::Request;
 use crate::diffusion::denoiser::Denoiser;
 use crate::diffusion::schedule::{Schedule, SchedulerConfig};
@@ -313,7 +313,14 @@ impl Diffusion {
 
     fn encode_pixels(&mut self, pixels: &Tensor) -> Result<Tensor> {
         let (scale, device) = (self.vae_config.scaling_factor, self.device.clone());
-        let posterior = self.load_vae()?.encode(&pixels.to_device(&device)?)?;
+        let pixels = pixels.to_device(&device)?;
+        let (_, _, height, width) = pixels.dims4()?;
+        let vae = self.load_vae()?;
+        let posterior = if height * width > MAX_WHOLE {
+            vae.encode_tiled(&pixels, &mut |_, _| Ok(()))?
+        } else {
+            vae.encode(&pixels)?
+        };
         // The reference samples the posterior here; its mode is the same picture without grain.
         Ok((posterior.mode() * scale)?)
     }

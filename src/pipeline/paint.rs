@@ -14,8 +14,8 @@ use crate::nets::unet::Context;
 use crate::progress::{OnProgress, Progress, Stage};
 use crate::rng::TorchRng;
 
-/// Latents above this many pixels are decoded in tiles: whole, they would take tens of gigabytes.
-const MAX_WHOLE_DECODE: usize = 1536 * 1536;
+/// Pictures above this many pixels pass through the VAE in tiles: whole, they would take tens of gigabytes.
+pub(super) const MAX_WHOLE: usize = 1536 * 1536;
 
 /// A request with everything done that does not depend on the seed.
 #[derive(Debug)]
@@ -201,7 +201,7 @@ impl Diffusion {
         let (_, _, height, width) = latents.dims4()?;
         let pixels = height * width * self.vae_config().downscale().pow(2);
         let vae = self.load_vae()?;
-        let decoded = if pixels > MAX_WHOLE_DECODE {
+        let decoded = if pixels > MAX_WHOLE {
             vae.decode_tiled(&latents, &mut report)?
         } else {
             let decoded = vae.decode(&latents)?;
