@@ -30,6 +30,9 @@ use crate::progress::{OnProgress, Progress, Stage};
 use crate::weights::load::Checkpoint;
 use crate::weights::model::{self, Model, Part, TokenizerSource};
 
+/// The smallest side of a tile in pixels, for pictures too large for the VAE in one piece.
+const MIN_TILE: usize = 512;
+
 /// Where the nets come from, as paths that exist.
 #[derive(Debug, Clone, Default)]
 pub struct ModelPaths {
@@ -94,7 +97,9 @@ impl Diffusion {
         let (unet_json, _) = model.part(Part::Unet)?;
         let unet_config = UnetConfig::from_json(&unet_json).map_err(at_model)?;
         let (vae_json, _) = model.part(Part::Vae)?;
-        let vae_config: VaeConfig = parse(vae_json, &paths.model)?;
+        let mut vae_config: VaeConfig = parse(vae_json, &paths.model)?;
+        // Tiles are as large as the pictures the VAE was trained on; smaller ones than these would show their seams.
+        vae_config.sample_size = vae_config.sample_size.max(MIN_TILE);
         let latent_side = unet_json.get("sample_size").and_then(Value::as_u64).filter(|&side| side > 0 && side <= 512);
         let native = latent_side.unwrap_or(64) as u32 * vae_config.downscale() as u32;
         Ok(Self {
