@@ -3,6 +3,8 @@
 //! On the CPU a convolution is one matrix product per tile of output rows: the weights as they lie in the file, times the
 //! tile's patches gathered row by row, straight into the result that already holds the bias. Nothing is repacked.
 
+use std::sync::{Arc, OnceLock};
+
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Module, Shape, Tensor};
 use candle_nn::{Conv2dConfig, VarBuilder};
 use rayon::prelude::*;
@@ -17,6 +19,8 @@ const MAX_PATCHES: usize = 4 << 20;
 #[derive(Debug, Clone)]
 pub struct Conv2d {
     framework: candle_nn::Conv2d,
+    /// The layer that carries gradients back, made when first asked for.
+    transposed: Arc<OnceLock<Conv2d>>,
 }
 
 impl Conv2d {
@@ -40,7 +44,7 @@ impl Conv2d {
     /// Wraps tensors that are already loaded: `weight [out, in, kernel, kernel]`, `bias [out]`.
     pub fn from_tensors(weight: Tensor, bias: Option<Tensor>, stride: usize, padding: usize) -> Self {
         let config = Conv2dConfig { padding, stride, ..Default::default() };
-        Self { framework: candle_nn::Conv2d::new(weight, bias, config) }
+        Self { framework: candle_nn::Conv2d::new(weight, bias, config), transposed: Arc::default() }
     }
 
     /// Convolves `[batch, in, height, width]` with zeros around it.
@@ -56,6 +60,28 @@ impl Conv2d {
             }
             _ => Ok(self.framework.forward(xs)?),
         }
+    }
+
+    /// The gradient to the input, given that to the output: a convolution with the kernel turned by 180 degrees and its
+    /// channels exchanged. The weights count as frozen.
+    ///
+    /// # Errors
+    /// When the stride is not 1, the padding is as wide as the kernel or the channels do not fit.
+    pub fn backward(&self, gradient: &Tensor) -> Result<Tensor> {
+        if let Some(transposed) = self.transposed.get() {
+            return transposed.forward(gradient);
+        }
+        let weight = self.framework.weight();
+        let (_, inputs, kernel, _) = weight.dims4()?;
+        let &Conv2dConfig { padding, stride, .. } = self.framework.config();
+        if stride != 1 || padding >= kernel {
+            let reason = format!("no gradient through a convolution of stride {stride} and padding {padding}");
+            return Err(candle_core::Error::Msg(reason).into());
+        }
+        let turned = weight.transpose(0, 1)?.contiguous()?.flip(&[2, 3])?.contiguous()?;
+        let bias = Tensor::zeros(inputs, weight.dtype(), weight.device())?;
+        let transposed = Self::from_tensors(turned, Some(bias), 1, kernel - 1 - padding);
+        self.transposed.get_or_init(|| transposed).forward(gradient)
     }
 }
 
@@ -189,6 +215,31 @@ mod tests {
             let error = (ours - theirs).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
             assert!(error < 2e-5, "kernel {kernel} stride {stride} padding {padding}: {error}");
         }
+    }
+
+    /// The gradient of the sum of `forward(xs) * gradient`, which is linear in `xs`, against differences.
+    #[test]
+    fn gradients_equal_finite_differences() {
+        for (kernel, padding) in [(3, 1), (3, 0), (5, 2), (1, 0), (3, 2)] {
+            let random = |shape: &[usize]| Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap();
+            let conv = Conv2d::from_tensors(random(&[6, 4, kernel, kernel]), Some(random(&[6])), 1, padding);
+            let xs = random(&[2, 4, 8, 7]);
+            let out = conv.forward(&xs).unwrap();
+            let gradient = random(out.dims());
+            let ours = conv.backward(&gradient).unwrap();
+            assert_eq!(ours.dims(), xs.dims());
+            let sum = |xs: Tensor| xs.sum_all().unwrap().to_scalar::<f32>().unwrap();
+            for _ in 0..4 {
+                let step = random(xs.dims());
+                let moved = conv.forward(&(&xs + &step).unwrap()).unwrap();
+                let change = sum(((moved - &out).unwrap() * &gradient).unwrap());
+                let predicted = sum((&ours * step).unwrap());
+                assert!((change - predicted).abs() < 2e-2, "kernel {kernel} padding {padding}: {change} {predicted}");
+            }
+        }
+        let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+        let strided = Conv2d::from_tensors(zeros(&[6, 4, 3, 3]), None, 2, 1);
+        assert!(strided.backward(&zeros(&[1, 6, 4, 4])).is_err());
     }
 
     #[test]
