@@ -11,6 +11,7 @@ mod layers;
 mod pictures;
 mod presets;
 mod tokenizer;
+mod trainable;
 mod vae;
 mod weights;
 
