@@ -1,5 +1,6 @@
 //! The networks, each sized by the model folder's own `config.json` and loaded through a `VarBuilder`.
 
+pub mod adain;
 pub mod clip;
 pub mod controlnet;
 pub mod depth;

@@ -1,0 +1,3 @@
+//! Arbitrary style in one pass: nets that take the style as a picture.
+
+pub mod compact;
