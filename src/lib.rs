@@ -11,6 +11,7 @@ pub mod ops;
 pub mod pipeline;
 pub mod progress;
 pub mod rng;
+pub mod style;
 pub mod weights;
 
 #[cfg(feature = "accelerate")]

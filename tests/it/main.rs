@@ -10,6 +10,7 @@ mod hub;
 mod layers;
 mod pictures;
 mod presets;
+mod style;
 mod tokenizer;
 mod trainable;
 mod vae;
