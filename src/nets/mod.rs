@@ -7,3 +7,4 @@ pub mod depth;
 pub mod ip_adapter;
 pub mod unet;
 pub mod vae;
+pub mod vgg;

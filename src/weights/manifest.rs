@@ -39,6 +39,8 @@ embedded![
     "controlnet-softedge-sd15",
     "controlnet-tile-sd15",
     "depth-anything-v2-small",
+    "vgg19",
+    "vgg16",
 ];
 
 /// What a model is for.
@@ -55,6 +57,8 @@ pub enum Kind {
     ImageEncoder,
     /// A net that turns pictures into depth maps.
     Depth,
+    /// A net whose features pictures are compared by.
+    Perceptual,
 }
 
 /// One file of a model.

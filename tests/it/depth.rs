@@ -13,7 +13,7 @@ use impasto::ops::Resample;
 use serde_json::Value;
 
 /// The formula of `tests/reference/depth.py`: values in -1..1 from the index and the name.
-fn noise(name: &str, count: usize) -> Vec<f32> {
+pub(crate) fn noise(name: &str, count: usize) -> Vec<f32> {
     let crc = !name.bytes().fold(!0u32, |crc, byte| {
         (0..8).fold(crc ^ u32::from(byte), |crc, _| if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 })
     });

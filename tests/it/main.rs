@@ -14,6 +14,7 @@ mod style;
 mod tokenizer;
 mod trainable;
 mod vae;
+mod vgg;
 mod weights;
 
 use candle_core::Device;

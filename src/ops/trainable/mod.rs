@@ -122,6 +122,17 @@ pub fn relu(xs: &Tensor) -> Result<Tensor> {
     Ok(xs.relu()?)
 }
 
+/// The gradient to the input of [`relu`], given its output and the gradient to that.
+///
+/// # Errors
+/// When the shapes differ.
+pub fn relu_backward(out: &Tensor, gradient: &Tensor) -> Result<Tensor> {
+    if on_cpu(out) && on_cpu(gradient) {
+        return Ok(out.contiguous()?.apply_op2_no_bwd(&gradient.contiguous()?, &relu::Relu)?);
+    }
+    Ok((out.gt(0.0)?.to_dtype(gradient.dtype())? * gradient)?)
+}
+
 /// Whether the kernels of this module can take a tensor.
 fn on_cpu(xs: &Tensor) -> bool {
     xs.device().is_cpu() && xs.dtype() == DType::F32

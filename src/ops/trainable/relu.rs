@@ -1,10 +1,9 @@
 //! The rectifier, whose backward pass reads its own output.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::super::product::contiguous;
-use super::with_floats;
 
 /// Values per task: enough to be worth one.
 const BLOCK: usize = 1 << 16;
@@ -29,19 +28,36 @@ impl CustomOp1 for Relu {
     }
 
     fn bwd(&self, _: &Tensor, out: &Tensor, gradient: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let values = with_floats(out, |out| {
-            with_floats(gradient, |gradient| {
-                let mut values = vec![0f32; out.len()];
-                values.par_chunks_mut(BLOCK).zip(out.par_chunks(BLOCK)).zip(gradient.par_chunks(BLOCK)).for_each(
-                    |((values, out), gradient)| {
-                        for ((value, &out), &gradient) in values.iter_mut().zip(out).zip(gradient) {
-                            *value = if out > 0.0 { gradient } else { 0.0 };
-                        }
-                    },
-                );
-                Ok(values)
-            })
-        })?;
-        Tensor::from_vec(values, out.shape(), out.device()).map(Some)
+        out.contiguous()?.apply_op2_no_bwd(&gradient.contiguous()?, &Self).map(Some)
+    }
+}
+
+/// The gradient to the input from the output and the gradient to that.
+impl CustomOp2 for Relu {
+    fn name(&self) -> &'static str {
+        "relu-backward"
+    }
+
+    fn cpu_fwd(
+        &self,
+        out_storage: &CpuStorage,
+        out_layout: &Layout,
+        gradient_storage: &CpuStorage,
+        gradient_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let out = contiguous(out_storage, out_layout)?;
+        let gradient = contiguous(gradient_storage, gradient_layout)?;
+        if out.len() != gradient.len() {
+            candle_core::bail!("a gradient of {} values for {}", gradient.len(), out.len());
+        }
+        let mut values = vec![0f32; out.len()];
+        values.par_chunks_mut(BLOCK).zip(out.par_chunks(BLOCK)).zip(gradient.par_chunks(BLOCK)).for_each(
+            |((values, out), gradient)| {
+                for ((value, &out), &gradient) in values.iter_mut().zip(out).zip(gradient) {
+                    *value = if out > 0.0 { gradient } else { 0.0 };
+                }
+            },
+        );
+        Ok((CpuStorage::F32(values), out_layout.shape().clone()))
     }
 }
