@@ -13,7 +13,7 @@ use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
 
 use super::entry::{Entry, Source};
-use super::{safetensors, torch};
+use super::{dump, safetensors, torch};
 use crate::error::{Error, Result};
 
 /// More shards than this are not a model.
@@ -28,6 +28,7 @@ pub struct Checkpoint {
     path: PathBuf,
     sources: Arc<Vec<Source>>,
     entries: BTreeMap<String, Entry>,
+    metadata: Arc<safetensors::Metadata>,
 }
 
 #[derive(serde::Deserialize)]
@@ -37,23 +38,34 @@ struct ShardIndex {
 
 impl Checkpoint {
     /// Opens a `.safetensors` file, a `.safetensors.index.json` of shards, or a PyTorch `.bin`, `.pt`, `.pth` or
-    /// `.ckpt`. The form is told by the content, not by the name.
+    /// `.ckpt`. The form is told by the content, not by the name. A folder with a `manifest.json` (or that file itself) is a
+    /// dump of TensorFlow's variables, one file each.
     ///
     /// # Errors
     /// When the file cannot be read or is not a sound file of one of these forms.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
+        let manifest = path.join(dump::MANIFEST);
+        if manifest.is_file() {
+            return Self::open(manifest);
+        }
         let source = Source::open(path)?;
         let mut start = [0u8; 16];
         let known = source.len.min(16);
         start[..known as usize].copy_from_slice(&source.map(0, known)?);
         let start = &start[..known as usize];
 
+        let mut metadata = safetensors::Metadata::new();
+        let mut safetensors = || -> Result<_> {
+            let (entries, found) = safetensors::entries(&source, 0)?;
+            metadata = found;
+            Ok(entries)
+        };
         let entries = if torch::is_zip(start) {
             torch::zip_entries(&source, 0)?
         } else if matches!(start, [_, _, _, _, 0, 0, 0, 0, b'{', ..]) {
             // First of the guesses by letter, because its length may begin with any byte, `{` and `<` included.
-            safetensors::entries(&source, 0)?
+            safetensors()?
         } else if torch::is_pickle(start) {
             torch::legacy_entries(&source, 0)?
         } else if start.first() == Some(&b'{') {
@@ -63,9 +75,10 @@ impl Checkpoint {
                 Error::file(path, reason).with_hint("expected .safetensors, or a PyTorch .bin, .pt, .pth or .ckpt")
             );
         } else {
-            safetensors::entries(&source, 0)?
+            safetensors()?
         };
-        Ok(Self { path: path.to_path_buf(), sources: Arc::new(vec![source]), entries })
+        let metadata = Arc::new(metadata);
+        Ok(Self { path: path.to_path_buf(), sources: Arc::new(vec![source]), entries, metadata })
     }
 
     /// Opens the files that an index names; they must lie beside it.
@@ -74,6 +87,14 @@ impl Checkpoint {
             return Err(Error::file(index, format!("has {length} bytes, too many for an index of shards")));
         }
         let json = std::fs::read(index).map_err(|e| Error::io(index, e))?;
+        if let Some((sources, entries)) = dump::entries(index, &json)? {
+            return Ok(Self {
+                path: index.to_path_buf(),
+                sources: Arc::new(sources),
+                entries,
+                metadata: Arc::default(),
+            });
+        }
         let parsed: ShardIndex = serde_json::from_slice(&json)
             .map_err(|e| Error::file(index, format!("not an index of weight shards: {e}")))?;
         let folder = index.parent().unwrap_or(Path::new("."));
@@ -103,7 +124,7 @@ impl Checkpoint {
                 let found = if torch::is_zip(&start) {
                     torch::zip_entries(&source, sources.len())?
                 } else {
-                    safetensors::entries(&source, sources.len())?
+                    safetensors::entries(&source, sources.len())?.0
                 };
                 shards.insert(file, found);
                 sources.push(source);
@@ -116,7 +137,7 @@ impl Checkpoint {
         if entries.is_empty() {
             return Err(Error::file(index, "names no tensors"));
         }
-        Ok(Self { path: index.to_path_buf(), sources: Arc::new(sources), entries })
+        Ok(Self { path: index.to_path_buf(), sources: Arc::new(sources), entries, metadata: Arc::default() })
     }
 
     /// Opens the weights of one net in a model folder. For every stem (`diffusion_pytorch_model`, `model`) the plain
@@ -168,6 +189,11 @@ impl Checkpoint {
     /// The file it was opened from; the index if it is sharded.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What a safetensors file says about itself (`__metadata__`): texts by name. Empty for other files.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
     }
 
     /// All names, sorted.
@@ -270,7 +296,7 @@ impl Checkpoint {
     }
 
     fn with(&self, entries: BTreeMap<String, Entry>) -> Self {
-        Self { path: self.path.clone(), sources: Arc::clone(&self.sources), entries }
+        Self { entries, ..self.clone() }
     }
 
     fn missing(&self, name: &str) -> Error {

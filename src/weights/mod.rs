@@ -4,6 +4,7 @@
 
 pub mod cache;
 mod convert;
+mod dump;
 mod element;
 mod entry;
 #[cfg(feature = "hub")]

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::Read;
 
-use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::element::Element;
@@ -25,7 +25,10 @@ struct Description {
 }
 
 /// The header in file order. A visitor and not a map, because a map would swallow a name given twice.
-struct Header(Vec<(String, Description)>);
+struct Header(Vec<(String, Description)>, Metadata);
+
+/// What a file says about itself: texts by name. Anything else in their place is left out.
+pub(crate) type Metadata = BTreeMap<String, String>;
 
 impl<'de> Deserialize<'de> for Header {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
@@ -39,17 +42,27 @@ impl<'de> Deserialize<'de> for Header {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Header, A::Error> {
                 let mut tensors = Vec::new();
+                let mut metadata = Metadata::new();
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
-                        map.next_value::<IgnoredAny>()?;
+                        if let serde_json::Value::Object(object) = map.next_value()? {
+                            metadata = object.into_iter().filter_map(text).collect();
+                        }
                     } else {
                         tensors.push((name, map.next_value::<Description>()?));
                     }
                 }
-                Ok(Header(tensors))
+                Ok(Header(tensors, metadata))
             }
         }
         deserializer.deserialize_map(Names)
+    }
+}
+
+fn text((name, value): (String, serde_json::Value)) -> Option<(String, String)> {
+    match value {
+        serde_json::Value::String(value) => Some((name, value)),
+        _ => None,
     }
 }
 
@@ -75,7 +88,7 @@ fn element(dtype: &str) -> Option<Element> {
 }
 
 /// Reads and checks the header; `index` is the source's number in its checkpoint.
-pub(crate) fn entries(source: &Source, index: usize) -> Result<BTreeMap<String, Entry>> {
+pub(crate) fn entries(source: &Source, index: usize) -> Result<(BTreeMap<String, Entry>, Metadata)> {
     let damaged = |reason: String| {
         Error::file(&source.path, format!("not a valid safetensors file: {reason}"))
             .with_hint("the file is damaged or cut short: fetch it again")
@@ -95,7 +108,7 @@ pub(crate) fn entries(source: &Source, index: usize) -> Result<BTreeMap<String, 
     }
     let mut json = vec![0u8; length as usize];
     reader.read_exact(&mut json).map_err(|e| Error::io(&source.path, e))?;
-    let Header(described) =
+    let Header(described, metadata) =
         serde_json::from_slice(&json).map_err(|e| damaged(format!("its header is unreadable: {e}")))?;
     drop(json);
 
@@ -137,5 +150,5 @@ pub(crate) fn entries(source: &Source, index: usize) -> Result<BTreeMap<String, 
         };
         entries.insert(name, entry);
     }
-    Ok(entries)
+    Ok((entries, metadata))
 }

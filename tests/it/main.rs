@@ -4,6 +4,7 @@
 
 mod cli;
 mod clip;
+mod fast;
 mod fixture;
 #[cfg(feature = "hub")]
 mod hub;

@@ -5,6 +5,8 @@
 //! means and deviations of a style encoder's features at four scales, the statistics AdaIN (Huang 2017) exchanges. A
 //! fixed noise map enters the coarsest scale with a gain of the style's own, so that an empty sky can be given strokes.
 
+mod rows;
+
 use candle_core::{D, Device, Tensor};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
@@ -185,6 +187,11 @@ impl Compact {
             let (mean, deviation) = moments(&xs)?;
             statistics.extend([mean, deviation]);
         }
+        self.code(statistics)
+    }
+
+    /// What the means and deviations of the style encoder's features come to.
+    fn code(&self, statistics: Vec<Tensor>) -> Result<StyleCode> {
         let statistics = layer_norm(&Tensor::cat(&statistics, 1)?)?;
         Ok(StyleCode(self.modulation.forward(&relu(&self.hidden.forward(&statistics)?)?)?))
     }
@@ -268,6 +275,10 @@ fn centred(xs: &Tensor) -> Result<Tensor> {
             format!("{width}x{height} with {channels} channels; the net needs RGB of at least {SMALLEST}x{SMALLEST}"),
         ));
     }
+    normalised(xs)
+}
+
+fn normalised(xs: &Tensor) -> Result<Tensor> {
     Ok(xs.affine(4.0, -1.8)?)
 }
 
@@ -367,6 +378,29 @@ mod tests {
         assert!(StyleCode::blend(&[(one.clone(), 0.0)]).is_err());
         assert!(StyleCode::blend(&[(one, -1.0), (two, 2.0)]).is_err());
         assert!(net.encode_style(&random(15, 40)).is_err());
+    }
+
+    #[test]
+    fn strips_come_to_the_same_as_the_whole() {
+        let net = net();
+        for (height, width) in [(50, 21), (61, 16), (83, 18), (16, 40)] {
+            let picture = Tensor::rand(0f32, 1., (1, 3, height, width), &Device::Cpu).unwrap();
+            let code = net.encode_style(&Tensor::rand(0f32, 1., (1, 3, 30, 30), &Device::Cpu).unwrap()).unwrap();
+            let read = |rows: std::ops::Range<usize>| Ok(picture.narrow(2, rows.start, rows.len())?);
+            let rows = crate::nets::strips::Rows { height, width, pixels: 1, read: &read };
+            for strength in [1.0, 0.5] {
+                let mut parts = Vec::new();
+                let mut on_rows = |_, rows| {
+                    parts.push(rows);
+                    Ok(())
+                };
+                net.forward_rows(&rows, &code, strength, &mut on_rows, &mut |_, _| Ok(())).unwrap();
+                let whole = net.forward(&picture, &code, strength).unwrap();
+                let difference = (Tensor::cat(&parts, 2).unwrap() - whole).unwrap().abs().unwrap().max_all().unwrap();
+                let difference = difference.to_scalar::<f32>().unwrap();
+                assert!(difference < 1e-4, "{height} x {width} at {strength}: {difference}");
+            }
+        }
     }
 
     #[test]

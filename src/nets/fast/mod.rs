@@ -1,0 +1,270 @@
+//! Feed-forward style nets: a picture in, the painted picture out, one pass. One net knows one style or several.
+//!
+//! One body (three convolutions down to a quarter, residual blocks, three convolutions up) in the three flavours whose files
+//! are public. Widths and the number of blocks come from the weights, the flavour from the names:
+//! - [`Flavour::Examples`]: `fast_neural_style` of pytorch/examples, one style a file;
+//! - [`Flavour::Lengstrom`]: TensorFlow's variables in the order they were made, as ml5 publishes them, one style a folder;
+//! - [`Flavour::Conditional`]: one pair of scale and shift per style in every norm, so that styles can be mixed; Magenta's
+//!   nets, and what this program trains itself.
+//!
+//! Johnson et al., "Perceptual losses for real-time style transfer and super-resolution", 2016; Ulyanov et al., "Instance
+//! normalization", 2016; Dumoulin et al., "A learned representation for artistic style", 2017.
+
+mod conditional;
+mod examples;
+mod layer;
+mod lengstrom;
+
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+
+pub use conditional::Config;
+
+use crate::error::{Error, Result};
+use crate::nets::strips::{self, Body, OnRows, OnStrip, Rows};
+use layer::{Layer, Stage};
+
+/// What the errors speak of.
+const SUBJECT: &str = "the fast net's weights";
+
+/// Pictures with a shorter side are continued to this one: mirrored edges need pixels to mirror.
+const MIN_SIDE: usize = 16;
+
+/// More residual blocks than this are no net of this kind.
+const MAX_BLOCKS: usize = 64;
+
+/// Whose files a net comes from; it decides about names, padding, enlargement and the range of the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flavour {
+    /// pytorch/examples: mirrored edges, nearest enlargement, bytes in and out.
+    Examples,
+    /// lengstrom's TensorFlow nets, as ml5 has them: zeros around, transposed convolutions, a tangent at the end.
+    Lengstrom,
+    /// One pair of scale and shift per style in every norm: mirrored edges, nearest enlargement, a sigmoid at the end.
+    Conditional,
+}
+
+impl Flavour {
+    /// The flavour of a file, from the names in it.
+    pub fn detect(contains: impl Fn(&str) -> bool) -> Option<Self> {
+        if contains("conv1.conv2d.weight") || contains("module.conv1.conv2d.weight") {
+            Some(Self::Examples)
+        } else if contains("Variable") && contains("Variable_17") {
+            Some(Self::Lengstrom)
+        } else if contains("contract.0.w") {
+            Some(Self::Conditional)
+        } else {
+            None
+        }
+    }
+}
+
+/// Which of a net's styles to paint with, and how much of each: one row for all pictures, or one per picture.
+#[derive(Debug, Clone)]
+pub struct Blend {
+    /// `[1 or batch, styles]`.
+    weights: Tensor,
+}
+
+/// A feed-forward style net.
+#[derive(Debug, Clone)]
+pub struct FastNet {
+    flavour: Flavour,
+    stages: Vec<Stage>,
+    styles: usize,
+}
+
+impl FastNet {
+    /// Loads a net of any flavour.
+    ///
+    /// # Errors
+    /// When the names are none of a known flavour, or a tensor is missing or misshapen.
+    pub fn new(vb: VarBuilder<'_>) -> Result<Self> {
+        let Some(flavour) = Flavour::detect(|name| vb.contains_tensor(name)) else {
+            return Err(Error::usage(SUBJECT, "these are not the weights of a feed-forward style net").with_hint(
+                "known are the files of pytorch/examples fast_neural_style, ml5's style-transfer folders, and what \
+                 `impasto train fast` makes",
+            ));
+        };
+        let stages = match flavour {
+            Flavour::Examples if vb.contains_tensor("conv1.conv2d.weight") => examples::stages(&vb)?,
+            Flavour::Examples => examples::stages(&vb.pp("module"))?,
+            Flavour::Lengstrom => lengstrom::stages(&vb)?,
+            Flavour::Conditional => conditional::stages(&vb)?,
+        };
+        let styles = check(&stages)?;
+        Ok(Self { flavour, stages, styles })
+    }
+
+    /// Whose file the net came from.
+    pub fn flavour(&self) -> Flavour {
+        self.flavour
+    }
+
+    /// How many styles the net knows.
+    pub fn styles(&self) -> usize {
+        self.styles
+    }
+
+    /// Styles by their number and how much of each; the amounts are brought to a sum of 1.
+    ///
+    /// # Errors
+    /// When there is none, a number is too large, or the amounts are negative or all zero.
+    pub fn blend(&self, styles: &[(usize, f64)]) -> Result<Blend> {
+        let mut weights = vec![0f32; self.styles];
+        let total: f64 = styles.iter().map(|&(_, amount)| amount).sum();
+        for &(style, amount) in styles {
+            let Some(weight) = weights.get_mut(style) else {
+                return Err(Error::usage("style", format!("number {style}: the net knows {} styles", self.styles))
+                    .with_hint(format!("numbers go from 0 to {}", self.styles - 1)));
+            };
+            if !(amount >= 0.0 && amount.is_finite()) {
+                return Err(Error::usage("style", format!("an amount of {amount} cannot be mixed")));
+            }
+            *weight += (amount / total) as f32;
+        }
+        if !(total > 0.0 && total.is_finite()) {
+            return Err(Error::usage("style", "no style has an amount above zero"));
+        }
+        let device = self.device();
+        Ok(Blend { weights: Tensor::from_vec(weights, (1, self.styles), device)? })
+    }
+
+    /// One style per picture of a batch: for training several styles at once.
+    ///
+    /// # Errors
+    /// When a number is too large.
+    pub fn one_each(&self, styles: &[usize]) -> Result<Blend> {
+        let rows: Vec<Tensor> =
+            styles.iter().map(|&style| Ok(self.blend(&[(style, 1.0)])?.weights)).collect::<Result<_>>()?;
+        Ok(Blend { weights: Tensor::cat(&rows, 0)? })
+    }
+
+    fn device(&self) -> &candle_core::Device {
+        match &self.stages[0] {
+            Stage::Plain(layer) | Stage::Residual(layer, _) => layer.device(),
+        }
+    }
+
+    /// Paints `[batch, 3, height, width]` RGB in 0..1 to the same; values outside 0..1 are the caller's to cut.
+    ///
+    /// Where a side is no multiple of 4 the references return up to 3 pixels more; they are cut off here.
+    ///
+    /// # Errors
+    /// When the picture is no RGB or has no pixels, or the blend is another net's.
+    pub fn forward(&self, picture: &Tensor, blend: &Blend) -> Result<Tensor> {
+        let (batch, channels, height, width) = picture.dims4()?;
+        let (rows, styles) = blend.weights.dims2()?;
+        if channels != 3 || height == 0 || width == 0 || styles != self.styles || (rows != 1 && rows != batch) {
+            let shape = picture.dims();
+            return Err(Error::usage(
+                "picture",
+                format!("a fast net cannot take {shape:?} with {rows} x {styles} styles"),
+            ));
+        }
+        let weights = if rows == batch { blend.weights.clone() } else { blend.weights.repeat((batch, 1))? };
+        let mut xs = self.enter(&extend(picture)?)?;
+        for stage in &self.stages {
+            xs = stage.forward(&xs, &weights)?;
+        }
+        let painted = self.leave(&xs)?;
+        Ok(painted.narrow(2, 0, height)?.narrow(3, 0, width)?.contiguous()?)
+    }
+
+    /// [`forward`](Self::forward) for one picture of any size in bounded memory: rows are read as they are needed and handed
+    /// out as they are finished.
+    ///
+    /// # Errors
+    /// As `forward`, and what the callbacks return.
+    pub fn forward_rows(
+        &self,
+        picture: &Rows<'_>,
+        blend: &Blend,
+        on_rows: &mut OnRows<'_>,
+        on_strip: &mut OnStrip<'_>,
+    ) -> Result<()> {
+        let weights = &blend.weights;
+        if picture.height.min(picture.width) < MIN_SIDE || weights.dims() != [1, self.styles] {
+            let painted = self.forward(&(picture.read)(0..picture.height)?, blend)?;
+            return on_rows(0, painted);
+        }
+        let plain = |stage: &Stage| matches!(stage, Stage::Plain(_));
+        let (down, rest) = self.stages.split_at(self.stages.iter().take_while(|&stage| plain(stage)).count().min(3));
+        let (middle, up) = rest.split_at(rest.iter().take_while(|&stage| !plain(stage)).count());
+        let steps = |stages| -> Result<Vec<_>> {
+            let layers = <[Stage]>::iter(stages).filter_map(|stage| match stage {
+                Stage::Plain(layer) => Some(layer.step(weights)),
+                Stage::Residual(..) => None,
+            });
+            layers.collect()
+        };
+        let body = Body {
+            enter: Box::new(|slab| self.enter(slab)),
+            down: steps(down)?,
+            middle: Box::new(|xs| middle.iter().try_fold(xs, |xs, stage| stage.forward(&xs, weights))),
+            up: steps(up)?,
+            leave: Box::new(|xs| self.leave(xs)),
+        };
+        strips::paint(&body, picture, on_rows, on_strip)
+    }
+
+    /// To the range that the first layer was trained on.
+    fn enter(&self, picture: &Tensor) -> Result<Tensor> {
+        Ok(match self.flavour {
+            Flavour::Conditional => picture.clone(),
+            Flavour::Examples | Flavour::Lengstrom => (picture * 255.0)?,
+        })
+    }
+
+    /// From the last layer to 0..1.
+    fn leave(&self, xs: &Tensor) -> Result<Tensor> {
+        Ok(match self.flavour {
+            Flavour::Conditional => candle_nn::ops::sigmoid(xs)?,
+            Flavour::Examples => (xs / 255.0)?,
+            Flavour::Lengstrom => xs.tanh()?.affine(150.0 / 255.0, 0.5)?,
+        })
+    }
+}
+
+/// Continues a picture that is too small to be mirrored by its edge pixels, to the right and below.
+fn extend(picture: &Tensor) -> Result<Tensor> {
+    let (_, _, height, width) = picture.dims4()?;
+    let missing = |side: usize| MIN_SIDE.saturating_sub(side);
+    if missing(height) + missing(width) == 0 {
+        return Ok(picture.clone());
+    }
+    Ok(picture.pad_with_same(2, 0, missing(height))?.pad_with_same(3, 0, missing(width))?)
+}
+
+/// Whether every layer takes what the one before gives, from 3 channels to 3. The number of styles.
+fn check(stages: &[Stage]) -> Result<usize> {
+    let bad = |reason: String| Err(Error::usage(SUBJECT, reason));
+    let mut channels = 3;
+    let mut styles = None;
+    for (number, stage) in stages.iter().enumerate() {
+        let before = channels;
+        let layers: Vec<&Layer> = match stage {
+            Stage::Plain(layer) => vec![layer],
+            Stage::Residual(first, second) => vec![first, second],
+        };
+        for layer in layers {
+            let (inputs, outputs) = layer.channels()?;
+            if inputs != channels {
+                return bad(format!("layer {number} takes {inputs} channels, the one before gives {channels}"));
+            }
+            channels = outputs;
+            if let Some(known) = layer.styles()?
+                && *styles.get_or_insert(known) != known
+            {
+                return bad(format!("layer {number} knows {known} styles, the ones before {styles:?}"));
+            }
+        }
+        if matches!(stage, Stage::Residual(..)) && channels != before {
+            return bad(format!("residual block {number} takes {before} channels and gives {channels}"));
+        }
+    }
+    match styles {
+        Some(styles) if styles > 0 && channels == 3 => Ok(styles),
+        _ => bad(format!("the net gives {channels} channels and knows {styles:?} styles")),
+    }
+}

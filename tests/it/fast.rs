@@ -1,0 +1,249 @@
+//! Feed-forward style nets against torch and onnxruntime (tests/reference/fast.py).
+
+use std::collections::HashMap;
+
+use candle_core::{DType, Device, Tensor, Var};
+use candle_nn::VarBuilder;
+use impasto::nets::fast::{Config, FastNet, Flavour};
+use impasto::nets::strips::Rows;
+use impasto::weights::Checkpoint;
+
+use crate::fixture::Fixture;
+use crate::unet::{error, tensors};
+
+fn weights(name: &str) -> HashMap<String, Tensor> {
+    Fixture::open(&format!("fast/{name}")).weights()
+}
+
+fn net(weights: HashMap<String, Tensor>) -> impasto::Result<FastNet> {
+    FastNet::new(VarBuilder::from_tensors(weights, DType::F32, &crate::device()))
+}
+
+/// Every picture of a fixture, painted.
+fn assert_equal(net: &FastNet, name: &str, styles: &[(usize, f64)]) {
+    let reference = tensors(&format!("fast/{name}.safetensors"));
+    let blend = net.blend(styles).unwrap();
+    let mut pictures = 0;
+    for (key, picture) in &reference {
+        let Some(size) = key.strip_prefix("inputs.") else { continue };
+        let painted = net.forward(picture, &blend).unwrap();
+        let difference = error(&painted, &reference[&format!("outputs.{size}")]);
+        assert!(difference < 1e-4, "{name} at {size}: {difference:e}");
+        pictures += 1;
+    }
+    assert!(pictures > 2);
+}
+
+#[test]
+fn nets_of_pytorch_examples_equal_torch_whatever_wraps_their_names() {
+    let plain = weights("examples");
+    let paint = net(plain.clone()).unwrap();
+    assert_eq!((paint.flavour(), paint.styles()), (Flavour::Examples, 1));
+    assert_equal(&paint, "examples", &[(0, 1.0)]);
+    let mut wrapped: HashMap<_, _> = plain.iter().map(|(name, xs)| (format!("module.{name}"), xs.clone())).collect();
+    let mean = wrapped["module.in1.weight"].clone();
+    wrapped.insert("module.in1.running_mean".into(), mean.clone());
+    wrapped.insert("module.in1.running_var".into(), mean);
+    assert_equal(&net(wrapped).unwrap(), "examples", &[(0, 1.0)]);
+}
+
+#[test]
+fn a_folder_of_raw_variables_equals_tensorflows_arithmetic() {
+    for path in ["fast/ml5", "fast/ml5/manifest.json"] {
+        let checkpoint = Checkpoint::open(crate::fixture(path)).unwrap();
+        let net = FastNet::new(checkpoint.var_builder(DType::F32, &crate::device())).unwrap();
+        assert_eq!((net.flavour(), net.styles()), (Flavour::Lengstrom, 1));
+        assert_equal(&net, "lengstrom", &[(0, 1.0)]);
+    }
+}
+
+#[test]
+fn styles_of_one_net_are_mixed_by_their_amounts() {
+    let net = net(weights("conditional")).unwrap();
+    assert_eq!((net.flavour(), net.styles()), (Flavour::Conditional, 3));
+    assert_equal(&net, "conditional", &[(0, 0.25), (2, 0.75)]);
+    assert_equal(&net, "conditional", &[(0, 1.0), (2, 2.0), (2, 1.0)]);
+    for wrong in [&[][..], &[(3, 1.0)], &[(0, -1.0)], &[(0, 0.0)], &[(0, f64::NAN)], &[(0, 2.0), (1, -1.0)]] {
+        assert!(net.blend(wrong).is_err(), "{wrong:?}");
+    }
+    // One style per picture of a batch.
+    let picture = Tensor::rand(0f32, 1.0, (1, 3, 20, 24), &crate::device()).unwrap();
+    let both = net.forward(&picture.repeat((2, 1, 1, 1)).unwrap(), &net.one_each(&[2, 0]).unwrap()).unwrap();
+    for (row, style) in [2, 0].into_iter().enumerate() {
+        let alone = net.forward(&picture, &net.blend(&[(style, 1.0)]).unwrap()).unwrap();
+        assert!(error(&both.narrow(0, row, 1).unwrap(), &alone) < 1e-5);
+    }
+}
+
+#[test]
+fn a_net_of_ours_has_a_bias_in_place_of_the_last_norm() {
+    assert_equal(&net(weights("trained")).unwrap(), "trained", &[(0, 1.0)]);
+}
+
+/// The real 26-style net, where `IMPASTO_MULTISTYLE` names it (converted by tests/reference/fast.py).
+#[test]
+fn the_26_style_net_equals_onnxruntime() {
+    let Some(path) = std::env::var_os("IMPASTO_MULTISTYLE") else {
+        eprintln!("IMPASTO_MULTISTYLE is not set: not run");
+        return;
+    };
+    let net = FastNet::new(Checkpoint::open(path).unwrap().var_builder(DType::F32, &crate::device())).unwrap();
+    assert_eq!(net.styles(), 26);
+    let reference = tensors("fast/multistyle26.safetensors");
+    for (name, styles) in [("3", &[(3, 1.0)][..]), ("5-17", &[(5, 0.25), (17, 0.75)])] {
+        let painted = net.forward(&reference["input"], &net.blend(styles).unwrap()).unwrap();
+        let difference = error(&painted, &reference[&format!("output.{name}")]);
+        eprintln!("styles {name}: {difference:e}");
+        assert!(difference < 1e-4, "styles {name}: {difference:e}");
+    }
+}
+
+#[test]
+fn tiny_pictures_are_painted_too() {
+    for name in ["examples", "conditional"] {
+        let net = net(weights(name)).unwrap();
+        let blend = net.blend(&[(0, 1.0)]).unwrap();
+        for (height, width) in [(1, 1), (1, 40), (7, 3), (5, 18)] {
+            let picture = Tensor::rand(0f32, 1.0, (1, 3, height, width), &crate::device()).unwrap();
+            let painted = net.forward(&picture, &blend).unwrap();
+            assert_eq!(painted.dims(), picture.dims());
+            assert!(painted.sum_all().unwrap().to_scalar::<f32>().unwrap().is_finite());
+        }
+        let none = Tensor::zeros((1, 3, 0, 4), DType::F32, &crate::device()).unwrap();
+        assert!(net.forward(&none, &blend).is_err());
+        assert!(net.forward(&Tensor::zeros((1, 4, 9, 9), DType::F32, &crate::device()).unwrap(), &blend).is_err());
+    }
+}
+
+#[test]
+fn weights_that_do_not_fit_are_refused() {
+    let cpu = Device::Cpu;
+    let with = |name: &str, shape: &[usize]| {
+        let mut weights = weights("conditional");
+        weights.insert(name.to_owned(), Tensor::zeros(shape, DType::F32, &cpu).unwrap());
+        net(weights)
+    };
+    for (name, shape) in [
+        ("contract.1.w", &[4, 5, 3, 3][..]),
+        ("contract.1.w", &[4, 3, 2, 2]),
+        ("contract.1.w", &[4, 3, 3]),
+        ("contract.1.w", &[0, 3, 3, 3]),
+        ("contract.1.w", &[4, 3, 33, 33]),
+        ("contract.1.norm.gamma", &[4]),
+        ("contract.1.norm.gamma", &[2, 4]),
+        ("contract.1.norm.beta", &[3, 5]),
+        ("expand.2.w", &[4, 4, 9, 9]),
+    ] {
+        assert!(with(name, shape).is_err(), "{name} {shape:?}");
+    }
+    let mut missing = weights("examples");
+    missing.remove("res1.conv2.conv2d.bias");
+    assert!(net(missing).is_err());
+    assert!(net(HashMap::new()).unwrap_err().hint().is_some());
+}
+
+#[test]
+fn a_dump_that_contradicts_itself_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |manifest: &str| {
+        std::fs::write(folder.path().join("manifest.json"), manifest).unwrap();
+        Checkpoint::open(folder.path())
+    };
+    std::fs::write(folder.path().join("a"), [0u8; 8]).unwrap();
+    std::fs::write(folder.path().join("empty"), []).unwrap();
+    assert!(open(r#"{"x": {"filename": "a", "shape": [2]}}"#).is_ok());
+    for wrong in [
+        r#"{"x": {"filename": "a", "shape": [3]}}"#,
+        r#"{"x": {"filename": "a", "shape": [18446744073709551615, 18446744073709551615]}}"#,
+        r#"{"x": {"filename": "a", "shape": [2]}, "y": {"filename": "a", "shape": [2]}}"#,
+        r#"{"x": {"filename": "b", "shape": [2]}}"#,
+        r#"{"x": {"filename": "empty", "shape": [0]}}"#,
+        r#"{"x": {"filename": "../a", "shape": [2]}}"#,
+        r#"{"x": {"filename": ".", "shape": [2]}}"#,
+        r#"{"x": {"filename": "a"}}"#,
+        "{}",
+    ] {
+        assert!(open(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn a_new_net_is_small_starts_the_same_every_time_and_can_be_trained() {
+    let config = Config::default();
+    let initial = config.initial(5).unwrap();
+    let numbers: usize = initial.values().map(Tensor::elem_count).sum();
+    assert!(numbers * 2 < 1_000_000, "{numbers} numbers");
+    let again = config.initial(5).unwrap();
+    let values = |xs: &Tensor| xs.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert!(initial.iter().all(|(name, xs)| values(xs) == values(&again[name])));
+    assert!(Config { blocks: 1000, ..config.clone() }.initial(0).is_err());
+    assert!(Config { contract: [0, 4, 4], ..config.clone() }.initial(0).is_err());
+
+    let small = Config { contract: [4, 6, 8], blocks: 1, expand: [6, 4], styles: 2 };
+    let vars: HashMap<String, Var> =
+        small.initial(1).unwrap().into_iter().map(|(name, xs)| (name, Var::from_tensor(&xs).unwrap())).collect();
+    let tensors = vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
+    let net = FastNet::new(VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu)).unwrap();
+    let picture = Tensor::rand(0f32, 1.0, (2, 3, 16, 20), &Device::Cpu).unwrap();
+    let painted = net.forward(&picture, &net.one_each(&[0, 1]).unwrap()).unwrap();
+    let gradients = (painted - picture).unwrap().sqr().unwrap().mean_all().unwrap().backward().unwrap();
+    for (name, var) in &vars {
+        let gradient = gradients.get(var).unwrap_or_else(|| panic!("{name} has no gradient"));
+        let size = gradient.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(size > 0.0 && size.is_finite(), "{name}: {size}");
+    }
+}
+
+#[test]
+fn what_a_file_says_about_itself_can_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("style.safetensors");
+    let xs = Tensor::zeros(2, DType::F32, &Device::Cpu).unwrap();
+    let about = HashMap::from([("style".to_owned(), "waves".to_owned())]);
+    safetensors::serialize_to_file([("xs", &xs)], Some(about), &path).unwrap();
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    assert_eq!(checkpoint.metadata().get("style").map(String::as_str), Some("waves"));
+    assert!(checkpoint.subset("x").metadata().contains_key("style"));
+}
+
+/// Painted strip by strip, strips as short as they get.
+fn in_strips(net: &FastNet, picture: &Tensor, styles: &[(usize, f64)]) -> Tensor {
+    let (_, _, height, width) = picture.dims4().unwrap();
+    let read = |rows: std::ops::Range<usize>| Ok(picture.narrow(2, rows.start, rows.len())?.contiguous()?);
+    let (mut parts, mut next, mut strips) = (Vec::new(), 0, (0, 0));
+    let mut on_rows = |first: usize, rows: Tensor| {
+        assert_eq!(first, next);
+        next += rows.dim(2).unwrap();
+        parts.push(rows);
+        Ok(())
+    };
+    let mut on_strip = |done, total| {
+        strips = (done, total);
+        Ok(())
+    };
+    let rows = Rows { height, width, pixels: 1, read: &read };
+    net.forward_rows(&rows, &net.blend(styles).unwrap(), &mut on_rows, &mut on_strip).unwrap();
+    assert!(strips.0 == strips.1 && strips.0 > 8, "{strips:?}");
+    Tensor::cat(&parts, 2).unwrap()
+}
+
+/// Heights of every remainder, so that strips meet odd and even sides, and the shortest rests.
+#[test]
+fn strips_come_to_the_same_as_the_whole() {
+    let lengstrom = Checkpoint::open(crate::fixture("fast/ml5")).unwrap();
+    let nets = [
+        net(weights("examples")).unwrap(),
+        FastNet::new(lengstrom.var_builder(DType::F32, &crate::device())).unwrap(),
+        net(weights("conditional")).unwrap(),
+        net(weights("trained")).unwrap(),
+    ];
+    for net in nets {
+        for (height, width) in [(96, 17), (97, 20), (98, 19), (99, 18), (130, 33)] {
+            let picture = Tensor::rand(0f32, 1.0, (1, 3, height, width), &crate::device()).unwrap();
+            let whole = net.forward(&picture, &net.blend(&[(0, 1.0)]).unwrap()).unwrap();
+            let painted = in_strips(&net, &picture, &[(0, 1.0)]);
+            let difference = error(&painted, &whole);
+            assert!(difference < 1e-4, "{:?} {height} x {width}: {difference:e}", net.flavour());
+        }
+    }
+}
