@@ -1,15 +1,17 @@
 //! Two-dimensional convolution.
 //!
-//! On the CPU a convolution is one matrix product per tile of output rows: the weights as they lie in the file, times the
-//! tile's patches gathered row by row, straight into the result that already holds the bias. Nothing is repacked.
+//! On the CPU 3x3 kernels of stride 1 go by [`Winograd`]. Any other convolution is one matrix product per tile of output
+//! rows: the weights as they lie in the file, times the tile's patches gathered row by row, straight into the result that
+//! already holds the bias. Nothing is repacked.
 
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{CpuStorage, CustomOp3, DType, Layout, Module, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Module, Shape, Tensor};
 use candle_nn::{Conv2dConfig, VarBuilder};
 use rayon::prelude::*;
 
 use super::product::{Matrix, Target, contiguous, multiply};
+use super::winograd::{Winograd, zero_padded};
 use crate::error::Result;
 
 /// Patches gathered at a time on the CPU, in elements: 4 Mi (16 MiB) keeps them near the cache.
@@ -52,14 +54,36 @@ impl Conv2d {
     /// # Errors
     /// When the channels do not fit or the picture is smaller than the kernel.
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let weight = self.framework.weight();
-        match self.framework.bias() {
-            Some(bias) if xs.device().is_cpu() && xs.dtype() == DType::F32 => {
-                let &Conv2dConfig { padding, stride, .. } = self.framework.config();
-                Ok(xs.contiguous()?.apply_op3_no_bwd(weight, bias, &Conv2dKernel { padding, stride })?)
-            }
-            _ => Ok(self.framework.forward(xs)?),
-        }
+        self.apply(xs, false)
+    }
+
+    /// Convolves, then sets negative results to zero.
+    ///
+    /// # Errors
+    /// When the channels do not fit or the picture is smaller than the kernel.
+    pub fn forward_relu(&self, xs: &Tensor) -> Result<Tensor> {
+        self.apply(xs, true)
+    }
+
+    fn apply(&self, xs: &Tensor, relu: bool) -> Result<Tensor> {
+        let (weight, bias) = (self.framework.weight(), self.framework.bias());
+        let &Conv2dConfig { padding, stride, .. } = self.framework.config();
+        let out = if !xs.device().is_cpu() || xs.dtype() != DType::F32 {
+            self.framework.forward(xs)?
+        } else if self.is_winograd() {
+            let kernel = WinogradKernel { padding, turned: false, bias: bias.cloned(), relu };
+            return Ok(xs.contiguous()?.apply_op2_no_bwd(&weight.contiguous()?, &kernel)?);
+        } else if let Some(bias) = bias {
+            xs.contiguous()?.apply_op3_no_bwd(weight, bias, &Conv2dKernel { padding, stride })?
+        } else {
+            self.framework.forward(xs)?
+        };
+        Ok(if relu { out.relu()? } else { out })
+    }
+
+    /// Whether the kernel is 3 x 3 and visits every pixel.
+    fn is_winograd(&self) -> bool {
+        self.framework.weight().dims().get(2..) == Some(&[3, 3]) && self.framework.config().stride == 1
     }
 
     /// The gradient to the input, given that to the output: a convolution with the kernel turned by 180 degrees and its
@@ -68,9 +92,6 @@ impl Conv2d {
     /// # Errors
     /// When the stride is not 1, the padding is as wide as the kernel or the channels do not fit.
     pub fn backward(&self, gradient: &Tensor) -> Result<Tensor> {
-        if let Some(transposed) = self.transposed.get() {
-            return transposed.forward(gradient);
-        }
         let weight = self.framework.weight();
         let (_, inputs, kernel, _) = weight.dims4()?;
         let &Conv2dConfig { padding, stride, .. } = self.framework.config();
@@ -78,10 +99,72 @@ impl Conv2d {
             let reason = format!("no gradient through a convolution of stride {stride} and padding {padding}");
             return Err(candle_core::Error::Msg(reason).into());
         }
+        if gradient.device().is_cpu() && gradient.dtype() == DType::F32 && self.is_winograd() {
+            let kernel = WinogradKernel { padding: 2 - padding, turned: true, bias: None, relu: false };
+            return Ok(gradient.contiguous()?.apply_op2_no_bwd(&weight.contiguous()?, &kernel)?);
+        }
+        if let Some(transposed) = self.transposed.get() {
+            return transposed.forward(gradient);
+        }
         let turned = weight.transpose(0, 1)?.contiguous()?.flip(&[2, 3])?.contiguous()?;
         let bias = Tensor::zeros(inputs, weight.dtype(), weight.device())?;
         let transposed = Self::from_tensors(turned, Some(bias), 1, kernel - 1 - padding);
         self.transposed.get_or_init(|| transposed).forward(gradient)
+    }
+}
+
+/// A 3 x 3 convolution of stride 1 in f32 on the CPU.
+struct WinogradKernel {
+    padding: usize,
+    /// Carries a gradient back.
+    turned: bool,
+    bias: Option<Tensor>,
+    relu: bool,
+}
+
+impl CustomOp2 for WinogradKernel {
+    fn name(&self) -> &'static str {
+        "winograd"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs_storage: &CpuStorage,
+        xs_layout: &Layout,
+        weight_storage: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (batch, inputs, height, width) = xs_layout.shape().dims4()?;
+        let (first, second, _, _) = weight_layout.shape().dims4()?;
+        let (weight_inputs, outputs) = if self.turned { (first, second) } else { (second, first) };
+        let (rows, columns) = (zero_padded(height, self.padding), zero_padded(width, self.padding));
+        if inputs != weight_inputs || rows.len() < 3 || columns.len() < 3 {
+            candle_core::bail!(
+                "convolution of {:?} cannot take {:?}",
+                weight_layout.shape().dims(),
+                xs_layout.shape().dims()
+            );
+        }
+        let bias = self.bias.as_ref().map(Tensor::to_vec1::<f32>).transpose()?;
+        if let Some(bias) = bias.as_ref().filter(|bias| bias.len() != outputs) {
+            candle_core::bail!("{outputs} output channels but {} biases", bias.len());
+        }
+        let convolution = Winograd {
+            xs: contiguous(xs_storage, xs_layout)?,
+            batch,
+            inputs,
+            outputs,
+            height,
+            width,
+            rows: &rows,
+            columns: &columns,
+            weight: contiguous(weight_storage, weight_layout)?,
+            turned: self.turned,
+            bias: bias.as_deref(),
+            relu: self.relu,
+        };
+        let shape = Shape::from((batch, outputs, rows.len() - 2, columns.len() - 2));
+        Ok((CpuStorage::F32(convolution.run()), shape))
     }
 }
 
@@ -212,6 +295,8 @@ mod tests {
             let xs = random(&[2, 4, height, width]);
             let (ours, theirs) = (conv.forward(&xs).unwrap(), conv.framework.forward(&xs).unwrap());
             assert_eq!(ours.dims(), theirs.dims());
+            let relu = (conv.forward_relu(&xs).unwrap() - ours.relu().unwrap()).unwrap();
+            assert_eq!(relu.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap(), 0.0);
             let error = (ours - theirs).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
             assert!(error < 2e-5, "kernel {kernel} stride {stride} padding {padding}: {error}");
         }

@@ -7,14 +7,18 @@ mod activation;
 mod attention;
 mod conv;
 mod linear;
+mod micro;
 mod modulate;
 mod norm;
 mod pad;
 mod pool;
 mod product;
 mod resample;
+mod scratch;
+mod simd;
 pub mod trainable;
 mod upsample;
+mod winograd;
 
 pub use activation::{Activation, gelu, quick_gelu, silu};
 pub use attention::attention;
