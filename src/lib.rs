@@ -12,6 +12,7 @@ pub mod pipeline;
 pub mod progress;
 pub mod rng;
 pub mod style;
+pub mod train;
 pub mod weights;
 
 #[cfg(feature = "accelerate")]

@@ -18,6 +18,8 @@ pub enum Stage {
     Sample,
     /// Latents to pixels.
     Decode,
+    /// Steps of a training.
+    Train,
 }
 
 /// One report from long work.

@@ -203,3 +203,50 @@ fn sin_cos(x: f32) -> (f32, f32) {
     let cosine = if (octant - 2) & 4 == 0 { -cosine } else { cosine };
     (sine, cosine)
 }
+
+/// A stream of random numbers that is a function of its key alone: the same key gives the same numbers wherever the work was
+/// interrupted. Not torch's; for what has no reference to equal (Steele, Lea, Flood 2014: SplitMix64).
+#[derive(Debug, Clone)]
+pub struct Stream {
+    state: u64,
+}
+
+impl Stream {
+    /// The stream of a key, for example of a seed and a step.
+    pub fn new(key: &[u64]) -> Self {
+        let mut stream = Self { state: 0 };
+        for &part in key {
+            stream.state ^= part;
+            stream.state = stream.word();
+        }
+        stream
+    }
+
+    /// The next 64 bits.
+    pub fn word(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = self.state;
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        word ^ (word >> 31)
+    }
+
+    /// A number in `[0, 1)`.
+    pub fn uniform(&mut self) -> f64 {
+        (self.word() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// A number from 0 to `end - 1`; 0 when `end` is 0.
+    pub fn below(&mut self, end: usize) -> usize {
+        ((u128::from(self.word()) * end as u128) >> 64) as usize
+    }
+
+    /// The numbers from 0 to `count - 1` in random order.
+    pub fn shuffled(&mut self, count: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..count).collect();
+        for last in (1..count).rev() {
+            order.swap(last, self.below(last + 1));
+        }
+        order
+    }
+}

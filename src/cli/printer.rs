@@ -99,7 +99,9 @@ impl Bar {
     /// Shows one report. Fails with [`impasto::Error::Interrupted`] once the user asked to stop.
     pub(crate) fn report(&mut self, progress: &Progress) -> Result<()> {
         interrupt::check()?;
-        if self.stage != Some(progress.stage) || self.label != progress.label {
+        // A training's label is its loss, which changes while the work stays the same.
+        let relabelled = self.label != progress.label && progress.stage != Stage::Train;
+        if self.stage != Some(progress.stage) || relabelled {
             self.stage = Some(progress.stage);
             self.label.clone_from(&progress.label);
             self.bar.reset();
@@ -107,6 +109,9 @@ impl Bar {
             self.bar.set_prefix(verb(progress.stage));
             self.bar.set_message(progress.label.clone());
             self.bar.enable_steady_tick(Duration::from_millis(200));
+        }
+        if progress.stage == Stage::Train {
+            self.bar.set_message(progress.label.clone());
         }
         self.bar.set_length(progress.total);
         self.bar.set_position(progress.done);
@@ -133,6 +138,7 @@ fn verb(stage: Stage) -> &'static str {
         Stage::Encode => "encoding",
         Stage::Sample => "painting",
         Stage::Decode => "decoding",
+        Stage::Train => "training",
     }
 }
 
@@ -143,6 +149,7 @@ fn style(stage: Stage) -> ProgressStyle {
         }
         Stage::Sample => "{prefix:>11} [{bar:24}] {pos}/{len} {elapsed} gone, {eta} left",
         Stage::Decode => "{prefix:>11} [{bar:24}] {pos}/{len}",
+        Stage::Train => "{prefix:>11} [{bar:24}] {pos}/{len} {elapsed} gone, {eta} left {wide_msg}",
         Stage::Load | Stage::Encode => "{prefix:>11} [{bar:24}] {pos}/{len} {wide_msg}",
     };
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")

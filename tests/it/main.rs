@@ -13,6 +13,7 @@ mod pictures;
 mod presets;
 mod style;
 mod tokenizer;
+mod train;
 mod trainable;
 mod vae;
 mod vgg;

@@ -1,0 +1,267 @@
+//! What a picture is judged by while a net learns: the features of a frozen network.
+//!
+//! The net's output leaves candle's graph before the network sees it, and comes back as the product with the gradient that
+//! the network's own backward pass found: the chain through the frozen network is never in the graph.
+//!
+//! Johnson 2016 (content and Gram losses), Huang 2017 (moments).
+
+use std::fmt::Debug;
+
+use candle_core::{D, Tensor, Var};
+use serde_json::{Value, json};
+
+use super::lesson::leaf;
+use crate::error::{Error, Result};
+use crate::ops::trainable::moments;
+
+/// Keeps quotients finite where a layer sees nothing.
+const TINY: f64 = 1e-6;
+
+/// A frozen network that pictures are judged by.
+pub trait Judge: Debug {
+    /// The layers it can tap, in order.
+    fn layers(&self) -> Vec<String>;
+
+    /// What the layers make of `[batch, 3, height, width]` in 0..1.
+    ///
+    /// # Errors
+    /// When a layer is not there or the picture is too small.
+    fn look(&self, image: &Tensor, layers: &[&str]) -> Result<Box<dyn Sight>>;
+
+    /// Which network it is.
+    fn name(&self) -> String;
+}
+
+/// What a network saw in a picture.
+pub trait Sight {
+    /// The features, one tensor per layer asked for.
+    fn taps(&self) -> &[Tensor];
+
+    /// The gradient to the picture, given those to the features.
+    ///
+    /// # Errors
+    /// When the tensor library fails.
+    fn backward(&self, gradients: &[Option<Tensor>]) -> Result<Tensor>;
+}
+
+/// What of the style is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[value(rename_all = "kebab-case")]
+pub enum StyleLoss {
+    /// Mean and deviation of every channel.
+    Moments,
+    /// The Gram matrix.
+    Gram,
+    /// Both.
+    Both,
+}
+
+/// How much the parts of the loss weigh, and where they are taken.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Weights {
+    /// The photo's features.
+    pub content: f64,
+    /// The painting's statistics.
+    pub style: f64,
+    /// Layers at which content is compared.
+    pub content_layers: Vec<String>,
+    /// Layers at which style is compared.
+    pub style_layers: Vec<String>,
+    /// What of the style is compared.
+    pub style_loss: StyleLoss,
+}
+
+/// One network with the layers it is asked for.
+#[derive(Debug)]
+pub struct Perceptual {
+    judge: Box<dyn Judge>,
+    weights: Weights,
+    /// All layers, in the network's order.
+    layers: Vec<String>,
+}
+
+/// What an output is to be like.
+#[derive(Debug, Clone)]
+pub struct Targets {
+    /// Features and the inverse of their mean square per picture, for the content layers.
+    content: Vec<(Tensor, Tensor)>,
+    style: Vec<Statistics>,
+}
+
+/// The style of one layer.
+#[derive(Debug, Clone)]
+struct Statistics {
+    mean: Tensor,
+    deviation: Tensor,
+    gram: Option<Tensor>,
+    /// The inverse of the mean square of the features (`[batch, 1]`) and of the Gram matrix.
+    norm: Tensor,
+    gram_norm: Option<Tensor>,
+}
+
+/// The parts of a loss.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Parts {
+    /// The photo's features, unweighted.
+    pub content: f64,
+    /// The painting's statistics, unweighted.
+    pub style: f64,
+}
+
+impl Perceptual {
+    /// Judges by `judge`.
+    ///
+    /// # Errors
+    /// When it has not all the layers.
+    pub fn new(judge: Box<dyn Judge>, weights: Weights) -> Result<Self> {
+        let known = judge.layers();
+        let wanted = || weights.content_layers.iter().chain(&weights.style_layers);
+        if let Some(missing) = wanted().find(|layer| !known.contains(layer)) {
+            return Err(Error::usage("--backbone", format!("{} has no layer {missing}", judge.name()))
+                .with_hint(format!("it has {}", known.join(", "))));
+        }
+        let layers = known.into_iter().filter(|layer| wanted().any(|wanted| wanted == layer)).collect();
+        Ok(Self { judge, weights, layers })
+    }
+
+    /// Which network and which layers, for the record.
+    pub fn note(&self) -> Value {
+        json!({ "network": self.judge.name(), "layers": self.layers })
+    }
+
+    /// What the output for this photo in the style of this painting is to be like. A painting's statistics are its own
+    /// whatever its size; a single painting serves a whole batch of photos.
+    ///
+    /// # Errors
+    /// When a picture is too small.
+    pub fn targets(&self, photos: &Tensor, style: &[Style]) -> Result<Targets> {
+        let layers: Vec<&str> = self.weights.content_layers.iter().map(String::as_str).collect();
+        let sight = self.judge.look(&photos.detach(), &layers)?;
+        let content = sight.taps().iter().map(|tap| Ok((tap.clone(), inverse_mean_square(tap)?)));
+        Ok(Targets {
+            content: content.collect::<Result<_>>()?,
+            style: style.iter().map(|style| style.0.clone()).collect(),
+        })
+    }
+
+    /// The statistics of paintings.
+    ///
+    /// # Errors
+    /// When a picture is too small.
+    pub fn style(&self, paintings: &Tensor) -> Result<Vec<Style>> {
+        let layers: Vec<&str> = self.weights.style_layers.iter().map(String::as_str).collect();
+        let sight = self.judge.look(&paintings.detach(), &layers)?;
+        sight
+            .taps()
+            .iter()
+            .map(|tap| {
+                let (mean, deviation) = moments(tap)?;
+                let gram = (self.weights.style_loss != StyleLoss::Moments).then(|| gram(tap)).transpose()?;
+                let gram_norm = gram.as_ref().map(inverse_mean_square).transpose()?;
+                let norm = ((mean.sqr()? + deviation.sqr()?)?.mean_keepdim(1)? + TINY)?.recip()?;
+                Ok(Style(Statistics { mean, deviation, gram, norm, gram_norm }))
+            })
+            .collect()
+    }
+
+    /// The gradient of the weighted loss to the output `[batch, 3, height, width]`, and its parts, averaged over the batch.
+    ///
+    /// # Errors
+    /// When the tensor library fails.
+    pub fn judge(&self, out: &Tensor, targets: &Targets) -> Result<(Tensor, Parts)> {
+        let layers: Vec<&str> = self.layers.iter().map(String::as_str).collect();
+        let sight = self.judge.look(&out.detach(), &layers)?;
+        let taps: Vec<Var> = sight.taps().iter().map(leaf).collect::<Result<_>>()?;
+        let tap = |layer: &String| self.layers.iter().position(|own| own == layer).map(|at| taps[at].as_tensor());
+        let batch = out.dim(0)? as f64;
+
+        let mut content = Vec::new();
+        for (tap, (target, norm)) in self.weights.content_layers.iter().filter_map(tap).zip(&targets.content) {
+            let squares = (tap - target)?.sqr()?.flatten_from(1)?.mean(1)?;
+            content.push((squares * norm)?.sum_all()?);
+        }
+        let mut style = Vec::new();
+        for (tap, target) in self.weights.style_layers.iter().filter_map(tap).zip(&targets.style) {
+            style.push(target.distance(tap, self.weights.style_loss)?);
+        }
+        let average = |terms: Vec<Tensor>| -> Result<Option<Tensor>> {
+            let count = terms.len() as f64;
+            let mut terms = terms.into_iter();
+            let Some(first) = terms.next() else { return Ok(None) };
+            let sum = terms.try_fold(first, |sum, term| sum + term)?;
+            Ok(Some((sum / (count * batch))?))
+        };
+        let (content, style) = (average(content)?, average(style)?);
+        let value = |part: &Option<Tensor>| -> Result<f64> {
+            Ok(part.as_ref().map(|part| part.to_scalar::<f32>()).transpose()?.map_or(0.0, f64::from))
+        };
+        let parts = Parts { content: value(&content)?, style: value(&style)? };
+        let mut loss = out.detach().sum_all()?.zeros_like()?;
+        for (part, weight) in [(content, self.weights.content), (style, self.weights.style)] {
+            if let Some(part) = part {
+                loss = (loss + (part * weight)?)?;
+            }
+        }
+        let gradients = loss.backward()?;
+        let gradients: Vec<Option<Tensor>> = taps.iter().map(|tap| gradients.get(tap).cloned()).collect();
+        Ok((sight.backward(&gradients)?, parts))
+    }
+}
+
+/// The statistics of paintings at one layer.
+#[derive(Debug, Clone)]
+pub struct Style(Statistics);
+
+impl Statistics {
+    /// The summed distances of a batch.
+    fn distance(&self, tap: &Tensor, kind: StyleLoss) -> Result<Tensor> {
+        let mut terms = Vec::new();
+        if kind != StyleLoss::Gram {
+            let (mean, deviation) = moments(tap)?;
+            let squares =
+                (mean.broadcast_sub(&self.mean)?.sqr()? + deviation.broadcast_sub(&self.deviation)?.sqr()?)?;
+            terms.push(squares.mean_keepdim(1)?.broadcast_mul(&self.norm)?.sum_all()?);
+        }
+        if let (Some(target), Some(norm)) = (&self.gram, &self.gram_norm) {
+            let squares = gram(tap)?.broadcast_sub(target)?.sqr()?.flatten_from(1)?.mean(1)?;
+            terms.push(squares.broadcast_mul(norm)?.sum_all()?);
+        }
+        let first = terms.remove(0);
+        Ok(terms.into_iter().try_fold(first, |sum, term| sum + term)?)
+    }
+}
+
+/// `F F^T / (height width)` of every picture; per channel pair, not per element, so that wide layers weigh as narrow ones.
+fn gram(features: &Tensor) -> Result<Tensor> {
+    let (_, _, height, width) = features.dims4()?;
+    let flat = features.flatten_from(2)?;
+    Ok((flat.matmul(&flat.transpose(D::Minus1, D::Minus2)?)? / (height * width) as f64)?)
+}
+
+/// One over the mean square per picture: `[batch]`.
+fn inverse_mean_square(tensor: &Tensor) -> Result<Tensor> {
+    Ok((tensor.sqr()?.flatten_from(1)?.mean(1)? + TINY)?.recip()?)
+}
+
+/// The mean of the squared differences between neighbouring pixels, as a function candle can differentiate.
+///
+/// # Errors
+/// When the tensor library fails.
+pub fn variation(out: &Tensor) -> Result<Tensor> {
+    let mut sum = None;
+    for axis in [2, 3] {
+        let side = out.dim(axis)?;
+        if side > 1 {
+            let step = (out.narrow(axis, 1, side - 1)? - out.narrow(axis, 0, side - 1)?)?.sqr()?.mean_all()?;
+            sum = Some(match sum {
+                Some(sum) => (step + sum)?,
+                None => step,
+            });
+        }
+    }
+    match sum {
+        Some(sum) => Ok(sum),
+        None => Ok(out.sum_all()?.zeros_like()?),
+    }
+}
