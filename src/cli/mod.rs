@@ -12,6 +12,7 @@ mod machine;
 mod nets;
 mod presets;
 mod printer;
+mod train;
 mod weights;
 
 use clap::error::ErrorKind;
@@ -46,6 +47,8 @@ pub(crate) enum Command {
     Doctor(doctor::Args),
     /// Time the nets on this machine
     Bench(Box<bench::Args>),
+    /// Train a net of your own
+    Train(train::Args),
     /// Fetch, check and find models
     Weights(weights::Args),
     /// Print the script that teaches a shell to complete `impasto`
@@ -98,6 +101,7 @@ pub(crate) fn run(command: Command, printer: &Printer) -> anyhow::Result<()> {
         Command::Presets(args) => presets::run(&args, printer),
         Command::Doctor(args) => doctor::run(&args, printer),
         Command::Bench(args) => bench::run(&args, printer),
+        Command::Train(args) => train::run(&args, printer),
         Command::Weights(args) => weights::run(&args, printer),
         Command::Completions(args) => completions::run(&args, printer),
         Command::Man(args) => completions::man(&args, printer),

@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod curve;
 pub mod dataset;
 pub mod fast;
+pub mod judge;
 pub mod lesson;
 pub mod loss;
 pub mod preview;
