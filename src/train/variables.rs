@@ -8,6 +8,7 @@ use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 use sha2::{Digest, Sha256};
 
+use crate::error::Result;
 use crate::rng::TorchRng;
 use crate::weights::Checkpoint;
 
@@ -25,6 +26,16 @@ impl Variables {
     /// name, so that the order in which a net asks does not matter.
     pub fn new(seed: u64, start: Option<Checkpoint>, device: &Device) -> Self {
         Self { vars: Arc::default(), start, seed, device: device.clone() }
+    }
+
+    /// Weights that are there already, all of them: for nets that ask what there is before they ask for it.
+    ///
+    /// # Errors
+    /// When the tensor library fails.
+    pub fn holding(tensors: impl IntoIterator<Item = (String, Tensor)>, device: &Device) -> Result<Self> {
+        let var = |tensor: Tensor| Var::from_tensor(&tensor.to_dtype(DType::F32)?.to_device(device)?);
+        let vars = tensors.into_iter().map(|(name, tensor)| Ok((name, var(tensor)?))).collect::<Result<_>>()?;
+        Ok(Self { vars: Arc::new(Mutex::new(vars)), ..Self::new(0, None, device) })
     }
 
     /// What a net is built from.

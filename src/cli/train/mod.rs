@@ -1,6 +1,7 @@
 //! `impasto train`: a thin skin over [`impasto::train`].
 
 mod adain;
+mod fast;
 
 use super::{Printer, interrupt, nets, set_threads};
 use candle_core::{DType, Device};
@@ -31,12 +32,15 @@ pub(crate) struct Args {
 enum Command {
     /// Train a net that paints any photo in the style of any painting
     Adain(Box<adain::Args>),
+    /// Train a small net for the style of one painting
+    Fast(Box<fast::Args>),
 }
 
 /// Runs it.
 pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
     match &args.command {
         Command::Adain(args) => adain::run(args, printer),
+        Command::Fast(args) => fast::run(args, printer),
     }
 }
 
