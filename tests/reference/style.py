@@ -2,12 +2,16 @@
 
 Colours in numpy: CORAL as in Gatys et al.'s code for "Controlling perceptual factors" (`match_color`, mode pca), histograms as
 scikit-image's `match_histograms` but rounded, luminance as Rec. 601 luma with the colour paled into the gamut.
-Writes tests/fixtures/style/colour.safetensors.
+Losses in torch with autograd, in double precision: the Wasserstein distance as in Katherine Crowson's style-transfer-pytorch, its
+matrix roots by eigenvalues instead of twelve steps of Newton-Schulz.
+Writes tests/fixtures/style/{colour,loss,optimizer}.safetensors.
 """
 
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
+import torch
 from safetensors.numpy import save_file
 
 OUT = Path(__file__).resolve().parents[2] / "tests/fixtures/style"
@@ -75,9 +79,103 @@ def colours():
     save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, OUT / "colour.safetensors")
 
 
+def gram(features, style):
+    def matrix(xs):
+        rows = xs[0].flatten(1)
+        return rows @ rows.T / rows.numel()
+
+    return ((matrix(features) - matrix(style)) ** 2).mean()
+
+
+def moments(features, style):
+    def both(xs):
+        return xs.mean((2, 3)), (xs.var((2, 3), unbiased=False) + 1e-5).sqrt()
+
+    (mean, deviation), (style_mean, style_deviation) = both(features), both(style)
+    return ((mean - style_mean) ** 2).mean() + ((deviation - style_deviation) ** 2).mean()
+
+
+def root(matrix):
+    values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+    return vectors @ torch.diag(values.clamp(min=1e-20).sqrt()) @ vectors.T
+
+
+def wasserstein(features, style):
+    def both(xs):
+        rows = xs[0].flatten(1)
+        mean = rows.mean(1)
+        second = rows @ rows.T / rows.shape[1]
+        return mean, second - torch.outer(mean, mean) + 1e-4 * torch.eye(len(mean), dtype=xs.dtype)
+
+    (mean, covariance), (style_mean, style_covariance) = both(features), both(style)
+    half = root(style_covariance)
+    overlap = root(half @ covariance @ half)
+    return ((mean - style_mean) ** 2).mean() + torch.diagonal(covariance + style_covariance - 2 * overlap).mean()
+
+
+def content(features, style):
+    return ((features - style) ** 2).mean()
+
+
+def total_variation(features, _):
+    across, down = features[..., 1:] - features[..., :-1], features[..., 1:, :] - features[..., :-1, :]
+    return (across**2).mean() + (down**2).mean()
+
+
+def losses():
+    draw = torch.Generator().manual_seed(7)
+    mix = torch.randn(12, 12, generator=draw).double()
+    # Rectified and correlated, as features are, some channels a hundred times weaker, a wide one and a still one.
+    strength = torch.logspace(0, -2, 12, dtype=torch.float64).view(1, 12, 1, 1)
+
+    def features(height, width, shift):
+        rows = torch.einsum("ck,bkhw->bchw", mix, torch.randn(1, 12, height, width, generator=draw).double())
+        return ((rows + shift).clamp(min=0) * strength).float().double()
+
+    ours, style, other = features(9, 7, 0.0), features(8, 11, 1.5), features(9, 7, 0.7)
+    tensors = {"features": ours, "style": style, "other": other}
+    for loss, target in [(gram, style), (moments, style), (wasserstein, style), (content, other), (total_variation, None)]:
+        xs = ours.clone().requires_grad_(True)
+        value = loss(xs, target)
+        (gradient,) = torch.autograd.grad(value, xs)
+        tensors[f"{loss.__name__}.value"], tensors[f"{loss.__name__}.gradient"] = value.detach().view(1), gradient
+    safetensors.torch.save_file({name: xs.float().contiguous() for name, xs in tensors.items()}, OUT / "loss.safetensors")
+
+
+def optimizers():
+    """Rosenbrock's valley in eight dimensions, which needs curvature, from one start."""
+    start = torch.tensor([-1.2, 1.0, 0.4, -0.3, 0.8, 1.3, -0.6, 0.2])
+    tensors = {"start": start}
+
+    def loss(xs):
+        return (100 * (xs[1:] - xs[:-1] ** 2) ** 2 + (1 - xs[:-1]) ** 2).sum() / 100
+
+    for name, make in [
+        ("adam", lambda xs: torch.optim.Adam([xs], lr=0.02, betas=(0.9, 0.99), eps=1e-8)),
+        ("lbfgs", lambda xs: torch.optim.LBFGS([xs], lr=1.0, max_iter=1, history_size=3, tolerance_grad=0.0, tolerance_change=0.0)),
+    ]:
+        xs = start.clone().requires_grad_(True)
+        optimizer = make(xs)
+
+        def closure():
+            optimizer.zero_grad()
+            value = loss(xs)
+            value.backward()
+            return value
+
+        path = []
+        for _ in range(30):
+            optimizer.step(closure)
+            path.append(xs.detach().clone())
+        tensors[name] = torch.stack(path)
+    safetensors.torch.save_file(tensors, OUT / "optimizer.safetensors")
+
+
 def main():
     OUT.mkdir(exist_ok=True)
     colours()
+    losses()
+    optimizers()
 
 
 if __name__ == "__main__":
