@@ -199,6 +199,20 @@ fn read(picture: &Rows<'_>, units: Range<usize>, all: usize, unit: usize) -> Res
     (picture.read)(units.start * unit..end)
 }
 
+/// Continues a picture whose sides are shorter than `least` by its edge pixels, to the right and below: what mirrors its
+/// edges needs something to mirror.
+pub(super) fn extend(picture: &Tensor, least: usize) -> Result<Tensor> {
+    let (_, _, height, width) = picture.dims4()?;
+    if height == 0 || width == 0 {
+        return Err(Error::usage("picture", format!("{width} x {height} pixels")));
+    }
+    let missing = |side: usize| least.saturating_sub(side);
+    if missing(height) + missing(width) == 0 {
+        return Ok(picture.clone());
+    }
+    Ok(picture.pad_with_same(2, 0, missing(height))?.pad_with_same(3, 0, missing(width))?)
+}
+
 /// What `layers` make of a picture at the coarsest size, one row per `unit` rows, whole.
 ///
 /// `reach` is how many rows of the picture a result depends on above and below.
@@ -360,4 +374,21 @@ fn rise(
         tick()?;
     }
     Ok(())
+}
+/// [`paint`] for what is already at the coarsest size, a row of it being `unit` rows of the picture.
+pub(super) fn paint_up(
+    body: &Body<'_>,
+    picture: &Rows<'_>,
+    coarse: &Tensor,
+    unit: usize,
+    on_rows: &mut OnRows<'_>,
+    on_strip: &mut OnStrip<'_>,
+) -> Result<()> {
+    let strips = up_strips(body, picture, unit)?;
+    let passes = 1 + body.up.iter().filter(|step| step.norm.is_some()).count();
+    let (mut done, total) = (0, passes * strips.count());
+    rise(body, picture, coarse, &strips, on_rows, &mut || {
+        done += 1;
+        on_strip(done, total)
+    })
 }

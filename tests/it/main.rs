@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
 #![allow(dead_code, unreachable_pub)]
 
+mod adain;
 mod cli;
 mod clip;
 mod fast;

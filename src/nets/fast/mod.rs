@@ -163,7 +163,7 @@ impl FastNet {
             ));
         }
         let weights = if rows == batch { blend.weights.clone() } else { blend.weights.repeat((batch, 1))? };
-        let mut xs = self.enter(&extend(picture)?)?;
+        let mut xs = self.enter(&strips::extend(picture, MIN_SIDE)?)?;
         for stage in &self.stages {
             xs = stage.forward(&xs, &weights)?;
         }
@@ -224,16 +224,6 @@ impl FastNet {
             Flavour::Lengstrom => xs.tanh()?.affine(150.0 / 255.0, 0.5)?,
         })
     }
-}
-
-/// Continues a picture that is too small to be mirrored by its edge pixels, to the right and below.
-fn extend(picture: &Tensor) -> Result<Tensor> {
-    let (_, _, height, width) = picture.dims4()?;
-    let missing = |side: usize| MIN_SIDE.saturating_sub(side);
-    if missing(height) + missing(width) == 0 {
-        return Ok(picture.clone());
-    }
-    Ok(picture.pad_with_same(2, 0, missing(height))?.pad_with_same(3, 0, missing(width))?)
 }
 
 /// Whether every layer takes what the one before gives, from 3 channels to 3. The number of styles.
