@@ -53,7 +53,7 @@ impl StyleLoss {
             return Err(Error::usage("style", "has no usable features: its region is empty or the network broken"));
         }
         let transport = (self == Self::Wasserstein).then(|| Transport::new(&to_covariance(&mean, &second), mean.len()));
-        Ok(Target { loss: self, mean, second, transport })
+        Ok(Target { loss: self, mean, second, transport, factor: 1.0 })
     }
 }
 
@@ -64,6 +64,7 @@ pub struct Target {
     mean: Vec<f64>,
     second: Vec<f64>,
     transport: Option<Transport>,
+    factor: f64,
 }
 
 impl Target {
@@ -77,6 +78,12 @@ impl Target {
             (_, Some(_)) => self.second.iter().step_by(self.mean.len() + 1).sum::<f64>() / channels,
         };
         magnitude.max(1e-12)
+    }
+
+    /// From now on, losses are in units of [`Self::magnitude`].
+    #[must_use]
+    pub fn normalized(self) -> Self {
+        Self { factor: 1.0 / self.magnitude(), ..self }
     }
 
     /// The loss of a picture's sums, and its gradient to them.
@@ -124,9 +131,9 @@ impl Target {
             }
         };
         for value in to_mean.iter_mut().chain(&mut to_second) {
-            *value /= sums.weight();
+            *value *= self.factor / sums.weight();
         }
-        Ok((value, SumsGradient { sum: to_mean, products: to_second }))
+        Ok((value * self.factor, SumsGradient { sum: to_mean, products: to_second }))
     }
 
     /// The loss of a whole feature map `[1, channels, height, width]`, and its gradient to it.

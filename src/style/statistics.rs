@@ -154,6 +154,13 @@ pub struct SumsGradient {
 }
 
 impl SumsGradient {
+    /// That of a multiple of the loss.
+    #[must_use]
+    pub fn scaled(mut self, factor: f64) -> Self {
+        self.sum.iter_mut().chain(&mut self.products).for_each(|value| *value *= factor);
+        self
+    }
+
     /// The gradient to the features that the sums were taken of, with the same weights.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ mod cli;
 mod clip;
 mod fast;
 mod fixture;
+mod gatys;
 #[cfg(feature = "hub")]
 mod hub;
 mod layers;
