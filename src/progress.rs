@@ -20,6 +20,8 @@ pub enum Stage {
     Decode,
     /// Steps of a training.
     Train,
+    /// A photo through a style net, or the steps of its optimisation.
+    Stylize,
 }
 
 /// One report from long work.

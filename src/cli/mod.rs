@@ -12,8 +12,10 @@ mod machine;
 mod nets;
 mod presets;
 mod printer;
+mod stylize;
 mod train;
 mod weights;
+mod writable;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -39,6 +41,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Paint a picture from a prompt, a style picture and a structure picture
     Generate(Box<generate::Args>),
+    /// Repaint photos in the style of a painting
+    Stylize(Box<stylize::Args>),
     /// Write the control map of a picture
     Control(control::Args),
     /// List and show presets
@@ -67,21 +71,30 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Command
     Ok((cli.command, Printer::new(cli.quiet)))
 }
 
-/// The whole command line as clap knows it. The defaults in the help texts are the preset's: they stand nowhere else.
+/// The whole command line as clap knows it. The defaults in the help texts are the presets': they stand nowhere else.
 pub(crate) fn command() -> clap::Command {
-    let defaults = Preset::find(DEFAULT).map(|preset| preset.settings.named()).unwrap_or_default();
-    Cli::command().mut_subcommand("generate", |generate| {
-        generate.mut_args(|arg| {
-            let name = arg.get_long().unwrap_or_default();
-            match (defaults.iter().find(|(setting, _)| setting == name), arg.get_help()) {
-                (Some((_, value)), Some(help)) if !value.is_empty() => {
-                    let help = format!("{help} [default: {value}]");
-                    arg.help(help)
-                }
-                _ => arg,
-            }
+    let generate = defaults(DEFAULT);
+    let stylize = defaults(stylize::PRESET);
+    Cli::command()
+        .mut_subcommand("generate", |command| command.mut_args(|arg| with_default(arg, &generate)))
+        .mut_subcommand("stylize", |command| {
+            command.mut_args(|arg| stylize::in_its_section(with_default(arg, &stylize)))
         })
-    })
+}
+
+fn defaults(preset: &str) -> Vec<(String, String)> {
+    Preset::find(preset).map(|preset| preset.settings.named()).unwrap_or_default()
+}
+
+fn with_default(arg: clap::Arg, defaults: &[(String, String)]) -> clap::Arg {
+    let name = arg.get_long().unwrap_or_default();
+    match (defaults.iter().find(|(setting, _)| setting == name), arg.get_help()) {
+        (Some((_, value)), Some(help)) if !value.is_empty() => {
+            let help = format!("{help} [default: {value}]");
+            arg.help(help)
+        }
+        _ => arg,
+    }
 }
 
 /// Sets how many CPU threads compute.
@@ -97,6 +110,7 @@ pub(crate) fn run(command: Command, printer: &Printer) -> anyhow::Result<()> {
     interrupt::listen();
     match command {
         Command::Generate(args) => generate::run(&args, printer),
+        Command::Stylize(args) => stylize::run(&args, printer),
         Command::Control(args) => control::run(&args, printer),
         Command::Presets(args) => presets::run(&args, printer),
         Command::Doctor(args) => doctor::run(&args, printer),

@@ -136,7 +136,7 @@ fn verb(stage: Stage) -> &'static str {
         Stage::Verify => "verifying",
         Stage::Load => "loading",
         Stage::Encode => "encoding",
-        Stage::Sample => "painting",
+        Stage::Sample | Stage::Stylize => "painting",
         Stage::Decode => "decoding",
         Stage::Train => "training",
     }
@@ -148,6 +148,7 @@ fn style(stage: Stage) -> ProgressStyle {
             "{prefix:>11} [{bar:24}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left {wide_msg}"
         }
         Stage::Sample => "{prefix:>11} [{bar:24}] {pos}/{len} {elapsed} gone, {eta} left",
+        Stage::Stylize => "{prefix:>11} [{bar:24}] {pos}/{len} {elapsed} gone, {eta} left  {wide_msg}",
         Stage::Decode => "{prefix:>11} [{bar:24}] {pos}/{len}",
         Stage::Train => "{prefix:>11} [{bar:24}] {pos}/{len} {elapsed} gone, {eta} left {wide_msg}",
         Stage::Load | Stage::Encode => "{prefix:>11} [{bar:24}] {pos}/{len} {wide_msg}",

@@ -46,6 +46,18 @@ pub fn mask(picture: &GrayImage) -> Result<Tensor> {
 /// # Errors
 /// When the tensor has another shape.
 pub fn to_pictures(images: &Tensor) -> Result<Vec<RgbImage>> {
+    pictures(images, to_byte)
+}
+
+/// A batch `[n, 3, height, width]` in 0..1, on any device and in any float type, to pictures. What lies outside is cut.
+///
+/// # Errors
+/// When the tensor has another shape.
+pub fn from_unit(images: &Tensor) -> Result<Vec<RgbImage>> {
+    pictures(images, |value| (value.clamp(0.0, 1.0) * 255.0).round_ties_even() as u8)
+}
+
+fn pictures(images: &Tensor, byte: impl Fn(f32) -> u8) -> Result<Vec<RgbImage>> {
     let (batch, channels, height, width) = images.dims4()?;
     let side = |side: usize| u32::try_from(side).ok();
     let (3, Some(w), Some(h)) = (channels, side(width), side(height)) else {
@@ -61,7 +73,7 @@ pub fn to_pictures(images: &Tensor) -> Result<Vec<RgbImage>> {
             let plane = width * height;
             Ok(RgbImage::from_fn(w, h, |x, y| {
                 let at = y as usize * width + x as usize;
-                ::image::Rgb([0, 1, 2].map(|channel| to_byte(values[channel * plane + at])))
+                ::image::Rgb([0, 1, 2].map(|channel| byte(values[channel * plane + at])))
             }))
         })
         .collect()

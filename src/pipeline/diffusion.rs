@@ -66,6 +66,20 @@ pub struct Diffusion {
     controlnet: Option<ControlNet>,
     vae: Option<Vae>,
     keep_loaded: bool,
+    keep_encoded: bool,
+    encoded: Option<Encoded>,
+}
+
+/// Prompt and style pictures through their encoders, and what they were made of.
+#[derive(Debug)]
+struct Encoded {
+    words: (String, String),
+    clip_skip: Option<usize>,
+    guided: bool,
+    pictures: Vec<RgbImage>,
+    text: Tensor,
+    style: Option<(IpAdapter, Tensor)>,
+    warnings: Vec<String>,
 }
 
 impl Diffusion {
@@ -116,6 +130,8 @@ impl Diffusion {
             controlnet: None,
             vae: None,
             keep_loaded: true,
+            keep_encoded: false,
+            encoded: None,
         })
     }
 
@@ -123,6 +139,12 @@ impl Diffusion {
     /// memory, and a reload for every further picture.
     pub fn keep_loaded(&mut self, keep: bool) {
         self.keep_loaded = keep;
+    }
+
+    /// Whether the encoded prompt and style pictures stay in memory for the next [`Diffusion::prepare`] with the same ones.
+    /// Not by default: it takes the IP-Adapter's memory beside the UNet's.
+    pub fn keep_encoded(&mut self, keep: bool) {
+        self.keep_encoded = keep;
     }
 
     /// Side length in pixels of the pictures the model was trained on.
@@ -157,18 +179,17 @@ impl Diffusion {
         let with_control = request.structure.is_some() && request.control_scale != 0.0;
 
         let mut todo = Todo { done: 0, total: 2 + u64::from(with_style) + u64::from(with_control), on_progress };
-        todo.next("text encoder")?;
-        let text = self.encode_text(request, guided, &mut warnings)?;
-        let style = if with_style {
-            todo.next("image encoder")?;
-            Some(self.encode_style(&request.style, guided)?)
-        } else {
-            None
+        let encoded = match self.encoded.take().filter(|encoded| encoded.is_of(request, guided, with_style)) {
+            Some(encoded) => encoded,
+            None => self.encode(request, guided, with_style, &mut todo)?,
         };
+        warnings.extend(encoded.warnings.iter().cloned());
+        let text = &encoded.text;
         let initial = self.encode_initial(request, (width, height), inpainting_net)?;
         todo.next("unet")?;
         let unet = self.load_unet()?;
-        let styles: Vec<Style<'_>> = style
+        let styles: Vec<Style<'_>> = encoded
+            .style
             .iter()
             .map(|(adapter, tokens)| Style {
                 adapter,
@@ -177,9 +198,10 @@ impl Diffusion {
                 blocks: &request.style_blocks,
             })
             .collect();
-        let context = unet.guided(unet.context(&text, &styles)?, request.guidance)?;
+        let context = unet.guided(unet.context(text, &styles)?, request.guidance)?;
         drop(styles);
-        drop(style);
+        let text = text.clone();
+        self.encoded = self.keep_encoded.then_some(encoded);
         let control = match &request.structure {
             Some(structure) if with_control => {
                 todo.next("controlnet")?;
@@ -201,6 +223,21 @@ impl Diffusion {
             initial,
             latents,
         })
+    }
+
+    fn encode(&self, request: &Request, guided: bool, with_style: bool, todo: &mut Todo<'_, '_>) -> Result<Encoded> {
+        let mut warnings = Vec::new();
+        todo.next("text encoder")?;
+        let text = self.encode_text(request, guided, &mut warnings)?;
+        let pictures = if with_style { request.style.clone() } else { Vec::new() };
+        let style = if with_style {
+            todo.next("image encoder")?;
+            Some(self.encode_style(&pictures, guided)?)
+        } else {
+            None
+        };
+        let words = (request.prompt.clone(), request.negative.clone());
+        Ok(Encoded { words, clip_skip: request.clip_skip, guided, pictures, text, style, warnings })
     }
 
     fn check_latents(&self, request: &Request, width: u32, height: u32) -> Result<()> {
@@ -420,6 +457,17 @@ impl Diffusion {
 
     pub(super) fn dtype(&self) -> DType {
         self.dtype
+    }
+}
+
+impl Encoded {
+    fn is_of(&self, request: &Request, guided: bool, with_style: bool) -> bool {
+        let pictures = if with_style { request.style.as_slice() } else { &[] };
+        self.words.0 == request.prompt
+            && self.words.1 == request.negative
+            && self.clip_skip == request.clip_skip
+            && self.guided == guided
+            && self.pictures == pictures
     }
 }
 

@@ -9,6 +9,7 @@ pub mod preset;
 pub mod recipe;
 pub mod request;
 pub mod settings;
+pub mod stylize;
 
 pub use depth::open_depth;
 pub use diffusion::{Diffusion, ModelPaths};

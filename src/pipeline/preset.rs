@@ -31,6 +31,7 @@ const BUILT_IN: &[(&str, &str)] = built_in![
     "sd15-style",
     "sd15-style-structure",
     "sd15-restyle",
+    "sd15-stylize",
     "sd15-lineart",
     "sd15-softedge",
     "sd15-depth",

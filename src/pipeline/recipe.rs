@@ -149,7 +149,9 @@ impl Recipe {
         if let Some(line) = text(PARAMETERS) {
             return Ok(Found::Foreign(Box::new(Parameters::parse(path, line)?)));
         }
-        let reason = if text("workflow").is_some() || text("prompt").is_some() {
+        let reason = if text(super::stylize::KEYWORD).is_some() {
+            "was made by `impasto stylize`, which generate cannot repeat"
+        } else if text("workflow").is_some() || text("prompt").is_some() {
             "holds a ComfyUI workflow, which cannot be repeated here"
         } else {
             "holds no recipe: neither ours nor A1111's"

@@ -145,24 +145,32 @@ impl Request {
             (width, height, None) => return Ok(((width.unwrap_or(native), height.unwrap_or(native)), None)),
             (Some(width), None, Some(given)) => (width, floor8(scale(given.1, width, given.0))),
             (None, Some(height), Some(given)) => (floor8(scale(given.0, height, given.1)), height),
-            (None, None, Some((width, height))) => {
-                let shrink = (MAX_IMPLIED_PIXELS / (f64::from(width) * f64::from(height))).sqrt();
-                if shrink < 1.0 {
-                    let shrunk = |side: u32| floor8(f64::from(side) * shrink);
-                    let size = (shrunk(width).max(8), shrunk(height).max(8));
+            (None, None, Some(given)) => {
+                let (size, shrunk) = implied(given);
+                if shrunk {
                     let note = format!(
-                        "the given picture is {width}x{height}; painting at {}x{} (choose with --width and --height)",
-                        size.0, size.1
+                        "the given picture is {}x{}; painting at {}x{} (choose with --width and --height)",
+                        given.0, given.1, size.0, size.1
                     );
                     return Ok((size, Some(note)));
                 }
-                (floor8(f64::from(width)), floor8(f64::from(height)))
+                size
             }
         };
         check_side("--width", width)?;
         check_side("--height", height)?;
         Ok(((width, height), None))
     }
+}
+
+/// The size that follows from a picture's, and whether that had to be scaled down.
+pub(super) fn implied((width, height): (u32, u32)) -> ((u32, u32), bool) {
+    let shrink = (MAX_IMPLIED_PIXELS / (f64::from(width) * f64::from(height))).sqrt();
+    if shrink < 1.0 {
+        let shrunk = |side: u32| floor8(f64::from(side) * shrink).max(8);
+        return ((shrunk(width), shrunk(height)), true);
+    }
+    ((floor8(f64::from(width)), floor8(f64::from(height))), false)
 }
 
 fn scale(side: u32, wanted: u32, other: u32) -> f64 {

@@ -1,79 +1,9 @@
 //! The program as a user meets it: exit codes, messages, what is written and what is not.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use super::program::{Place, Run, finish, picture, program, refused, run, tiny};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-/// One run of the program.
-struct Run {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-    seconds: f64,
-}
-
-fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_impasto"));
-    // No test may reach for the network.
-    command.env("HF_HUB_OFFLINE", "1").stdin(Stdio::null());
-    command
-}
-
-fn finish(mut command: Command) -> Run {
-    let started = Instant::now();
-    let Output { status, stdout, stderr } = command.output().unwrap();
-    Run {
-        code: status.code(),
-        stdout: String::from_utf8_lossy(&stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&stderr).into_owned(),
-        seconds: started.elapsed().as_secs_f64(),
-    }
-}
-
-fn run(args: &[&str]) -> Run {
-    let mut command = program();
-    command.args(args);
-    finish(command)
-}
-
-/// A folder for one test, and the paths in it.
-struct Place(tempfile::TempDir);
-
-impl Place {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn text(&self, name: &str) -> String {
-        self.path(name).to_str().unwrap().to_owned()
-    }
-
-    fn files(&self) -> Vec<String> {
-        let mut names: Vec<_> = std::fs::read_dir(self.0.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
-}
-
-fn tiny(name: &str) -> String {
-    super::fixture("tiny").join(name).to_str().unwrap().to_owned()
-}
-
-/// A picture with something in it.
-fn picture(path: &Path, width: u32, height: u32) {
-    let pixels = ::image::RgbImage::from_fn(width, height, |x, y| {
-        let inside = (x / 16 + y / 12) % 2 == 0;
-        ::image::Rgb([(x * 3) as u8, (y * 5) as u8, if inside { 220 } else { 30 }])
-    });
-    pixels.save(path).unwrap();
-}
 
 /// `generate` with the tiny model, few steps, and what a test adds.
 fn paint(output: &str, more: &[&str]) -> Run {
@@ -90,17 +20,6 @@ fn paint(output: &str, more: &[&str]) -> Run {
     }
     args.extend(more);
     run(&args)
-}
-
-/// Refused: one line that begins with `error: ` and names `subject`, quickly, with nothing written.
-fn refused(run: &Run, code: i32, subject: &str) {
-    let said: Vec<_> = run.stderr.lines().collect();
-    assert_eq!(run.code, Some(code), "{}", run.stderr);
-    assert!(said[0].starts_with("error: "), "{}", run.stderr);
-    assert!(said[0].contains(subject), "`{subject}` is not named: {}", run.stderr);
-    assert!(said.len() == 1 || (said.len() == 2 && said[1].starts_with("hint: ")), "{}", run.stderr);
-    assert!(run.stdout.is_empty(), "{}", run.stdout);
-    assert!(run.seconds < 20.0, "took {:.1} s", run.seconds);
 }
 
 #[test]

@@ -3,9 +3,9 @@
 //! Everything that can be wrong is found before anything large is loaded: flags, then pictures, then nets.
 
 mod output;
-mod plan;
+pub(super) mod plan;
 
-use super::{Printer, interrupt};
+use super::{Printer, interrupt, writable};
 use impasto::device::{Backend, Precision};
 use impasto::image;
 use impasto::pipeline::recipe::Recipe;
@@ -17,81 +17,81 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 /// Arguments of `impasto generate`.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 #[command(allow_negative_numbers = true)]
 pub(crate) struct Args {
     /// What to paint
     #[arg(long, short, value_name = "TEXT", help_heading = "Prompt")]
-    prompt: Option<String>,
+    pub(super) prompt: Option<String>,
     #[command(flatten)]
-    settings: Settings,
+    pub(super) settings: Settings,
 
     /// A preset's name, or a .toml file: which nets, which defaults (see `impasto presets list`)
     #[arg(long, value_name = "NAME|FILE", help_heading = "Model")]
-    preset: Option<PathBuf>,
+    pub(super) preset: Option<PathBuf>,
     /// The checkpoint: a name (see `impasto weights list`), a diffusers folder, a .safetensors or .ckpt file, or a preset
     #[arg(long, short, value_name = "NAME|DIR|FILE", help_heading = "Model")]
-    model: Option<PathBuf>,
+    pub(super) model: Option<PathBuf>,
 
     /// A style picture; give the flag again for more of them
     #[arg(long, value_name = "IMAGE", help_heading = "Style")]
-    style: Vec<PathBuf>,
+    pub(super) style: Vec<PathBuf>,
     /// The IP-Adapter that style pictures go through [default: the preset's]
     #[arg(long, value_name = "NAME|FILE", help_heading = "Style")]
-    ip_adapter: Option<PathBuf>,
+    pub(super) ip_adapter: Option<PathBuf>,
     /// The vision encoder of the IP-Adapter [default: the preset's, else the `image_encoder` folder beside the adapter]
     #[arg(long, value_name = "NAME|DIR|FILE", help_heading = "Style")]
-    image_encoder: Option<PathBuf>,
+    pub(super) image_encoder: Option<PathBuf>,
 
     /// The picture that gives the structure
     #[arg(long, value_name = "IMAGE", help_heading = "Structure")]
-    structure: Option<PathBuf>,
+    pub(super) structure: Option<PathBuf>,
     /// The ControlNet [default: the preset's for the kind of control]
     #[arg(long, value_name = "NAME|DIR|FILE", help_heading = "Structure")]
-    controlnet: Option<PathBuf>,
+    pub(super) controlnet: Option<PathBuf>,
     /// The depth estimator of `--control depth` [default: the preset's]
     #[arg(long, value_name = "NAME|DIR|FILE", help_heading = "Structure")]
-    depth_model: Option<PathBuf>,
+    pub(super) depth_model: Option<PathBuf>,
 
     /// The picture to repaint (image to image)
     #[arg(long, value_name = "IMAGE", help_heading = "Repainting")]
-    init: Option<PathBuf>,
+    pub(super) init: Option<PathBuf>,
     /// Where to repaint the init picture: white is painted anew, black is kept (inpainting)
     #[arg(long, value_name = "IMAGE", help_heading = "Repainting")]
-    mask: Option<PathBuf>,
+    pub(super) mask: Option<PathBuf>,
 
     /// The seed of the noise, the same as torch's on the CPU [default: a new one, told at the end]
     #[arg(long, value_name = "N", help_heading = "Sampling")]
-    seed: Option<u64>,
+    pub(super) seed: Option<u64>,
     /// Paint N pictures with seed, seed+1, ...; they are named OUT-SEED.png
     #[arg(long, value_name = "N", help_heading = "Sampling", value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    count: Option<u32>,
+    pub(super) count: Option<u32>,
     /// Noise to start from instead of the seed's: tensor `latents` [n, 4, height/8, width/8]
     #[arg(long, value_name = "FILE", help_heading = "Sampling")]
-    latents: Option<PathBuf>,
+    pub(super) latents: Option<PathBuf>,
 
     /// Repeat the recipe in a PNG; flags given beside it override its parts
     #[arg(long, value_name = "PNG", help_heading = "Output")]
-    from: Option<PathBuf>,
+    pub(super) from: Option<PathBuf>,
     /// The picture to write, a .png
     #[arg(long, short, value_name = "PNG", help_heading = "Output")]
-    output: PathBuf,
+    pub(super) output: PathBuf,
     /// Also write the control map, a .png
     #[arg(long, value_name = "PNG", help_heading = "Output")]
-    control_map: Option<PathBuf>,
+    pub(super) control_map: Option<PathBuf>,
     /// Print one line of JSON per picture
     #[arg(long, help_heading = "Output")]
-    json: bool,
+    pub(super) json: bool,
 
     /// Where to compute: auto, cpu, cuda, cuda:N, metal
     #[arg(long, value_name = "DEVICE", default_value = "auto", help_heading = "Device")]
-    device: Backend,
+    pub(super) device: Backend,
     /// The type the UNet computes in [default: f32 on the CPU, f16 on a GPU]
     #[arg(long, value_enum, value_name = "TYPE", help_heading = "Device")]
-    dtype: Option<Precision>,
+    pub(super) dtype: Option<Precision>,
     /// CPU threads [default: one per core]
     #[arg(long, value_name = "N", help_heading = "Device", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
+    pub(super) threads: Option<u16>,
 }
 
 /// One finished picture, as `--json` prints it.
@@ -111,7 +111,7 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
     let printer = &printer.quieter(args.json);
     let mut plan = Plan::new(args)?;
     output::check(&args.output, &plan)?;
-    args.control_map.as_ref().map_or(Ok(()), |map| output::writable("--control-map", map))?;
+    args.control_map.as_ref().map_or(Ok(()), |map| writable::check("--control-map", map, &writable::PNG))?;
     let mut request = plan.request()?;
     for warning in std::mem::take(&mut plan.warnings) {
         printer.warn(warning);

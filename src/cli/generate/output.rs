@@ -1,12 +1,13 @@
 //! Where pictures go, and whether they can go there: asked before an hour of painting, not after.
 
 use super::plan::Plan;
+use crate::cli::writable;
 use impasto::{Error, Result};
 use std::path::{Path, PathBuf};
 
 /// Checks that pictures can be written to `output` and that none of them replaces a picture that goes in.
 pub(super) fn check(output: &Path, plan: &Plan) -> Result<()> {
-    writable("--output", output)?;
+    writable::check("--output", output, &writable::PNG)?;
     for seed in plan.seeds() {
         let path = name(output, seed, plan.count);
         let Ok(there) = path.metadata() else { continue };
@@ -20,33 +21,6 @@ pub(super) fn check(output: &Path, plan: &Plan) -> Result<()> {
             return Err(Error::usage("--output", format!("{} is also a picture that goes in", path.display())));
         }
     }
-    Ok(())
-}
-
-/// Checks that a PNG can be written to a path.
-pub(super) fn writable(flag: &str, path: &Path) -> Result<()> {
-    let wrong = |reason: &str| Error::usage(flag, format!("{} {reason}", path.display()));
-    let there = std::fs::metadata(path).ok();
-    if there.as_ref().is_some_and(std::fs::Metadata::is_dir) {
-        return Err(wrong("is a folder").with_hint("name a file in it"));
-    }
-    // A device or a pipe has no name that could say what it holds.
-    if there.is_some_and(|there| !there.is_file()) {
-        return Ok(());
-    }
-    if !path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png")) {
-        return Err(
-            wrong("is not the name of a PNG").with_hint("pictures are written as .png, with their recipe inside")
-        );
-    }
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    if !folder.is_dir() {
-        return Err(wrong("is in a folder that does not exist").with_hint("create the folder first"));
-    }
-    tempfile::Builder::new().prefix(".impasto").tempfile_in(folder).map_err(|error| Error::io(folder, error))?;
     Ok(())
 }
 

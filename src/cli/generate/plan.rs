@@ -18,15 +18,15 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 
 /// What will be painted.
-pub(super) struct Plan {
+pub(in crate::cli) struct Plan {
     /// How many pictures.
-    pub(super) count: u32,
+    pub(in crate::cli) count: u32,
     /// The first row of the given noise.
-    pub(super) row: usize,
+    pub(in crate::cli) row: usize,
     /// The type the UNet computes in, where the user or the recipe says.
-    pub(super) dtype: Option<Precision>,
+    pub(in crate::cli) dtype: Option<Precision>,
     /// What may not be as the user meant it.
-    pub(super) warnings: Vec<String>,
+    pub(in crate::cli) warnings: Vec<String>,
     prompt: String,
     seed: u64,
     preset: Option<String>,
@@ -58,7 +58,7 @@ struct Files {
 
 impl Plan {
     /// Resolves and checks everything that can be checked without opening a picture or a net.
-    pub(super) fn new(args: &Args) -> Result<Self> {
+    pub(in crate::cli) fn new(args: &Args) -> Result<Self> {
         let mut warnings = Vec::new();
         let before = Before::read(args, &mut warnings)?;
         let (name, preset) = choose_preset(args, before.preset.as_deref())?;
@@ -94,22 +94,21 @@ impl Plan {
     }
 
     /// The seeds of the pictures.
-    pub(super) fn seeds(&self) -> impl Iterator<Item = u64> + use<> {
+    pub(in crate::cli) fn seeds(&self) -> impl Iterator<Item = u64> + use<> {
         let first = self.seed;
         (0..u64::from(self.count)).map(move |index| first.wrapping_add(index))
     }
 
     /// The pictures that go in.
-    pub(super) fn pictures(&self) -> impl Iterator<Item = &PathBuf> {
+    pub(in crate::cli) fn pictures(&self) -> impl Iterator<Item = &PathBuf> {
         let files = &self.files;
         files.style.iter().chain([&files.structure, &files.init, &files.mask, &files.latents].into_iter().flatten())
     }
 
     /// Reads the pictures.
-    pub(super) fn request(&self) -> Result<Request> {
+    pub(in crate::cli) fn request(&self) -> Result<Request> {
         let files = &self.files;
-        let mut request = Request { prompt: self.prompt.clone(), ..Request::default() };
-        self.settings.apply(&mut request)?;
+        let mut request = self.request_without_pictures()?;
         request.style = files.style.iter().map(read::open).collect::<Result<_>>()?;
         request.structure = files.structure.as_ref().map(read::open).transpose()?;
         request.init = files.init.as_ref().map(read::open).transpose()?;
@@ -119,8 +118,15 @@ impl Plan {
         Ok(request)
     }
 
+    /// The prompt and the settings of the request, for who brings the pictures.
+    pub(in crate::cli) fn request_without_pictures(&self) -> Result<Request> {
+        let mut request = Request { prompt: self.prompt.clone(), ..Request::default() };
+        self.settings.apply(&mut request)?;
+        Ok(request)
+    }
+
     /// Where the depth estimator is, when one is needed.
-    pub(super) fn depth_model(&self, printer: &Printer) -> anyhow::Result<Option<PathBuf>> {
+    pub(in crate::cli) fn depth_model(&self, printer: &Printer) -> anyhow::Result<Option<PathBuf>> {
         let net = self.nets.depth_model.as_deref();
         net.map(|net| nets::locate("--depth-model", net, printer)).transpose()
     }
@@ -139,7 +145,7 @@ impl Plan {
     }
 
     /// Where the nets are. Those that are known by name and not here yet are fetched.
-    pub(super) fn paths(&self, printer: &Printer) -> anyhow::Result<ModelPaths> {
+    pub(in crate::cli) fn paths(&self, printer: &Printer) -> anyhow::Result<ModelPaths> {
         let find = |flag: &str, net: &Option<PathBuf>| -> anyhow::Result<Option<PathBuf>> {
             net.as_ref().map(|net| nets::locate(flag, net, printer)).transpose()
         };
@@ -158,7 +164,13 @@ impl Plan {
     }
 
     /// What to write into one picture.
-    pub(super) fn recipe(&self, seed: u64, row: usize, dtype: Precision, (width, height): (u32, u32)) -> Recipe {
+    pub(in crate::cli) fn recipe(
+        &self,
+        seed: u64,
+        row: usize,
+        dtype: Precision,
+        (width, height): (u32, u32),
+    ) -> Recipe {
         let name = |net: &Option<PathBuf>| net.as_ref().map(|net| net.to_string_lossy().into_owned());
         Recipe {
             version: recipe::VERSION,

@@ -1,0 +1,104 @@
+//! The AdaIN method: any style in one pass, with the net that came with the program or a file of the same kind.
+
+use std::path::Path;
+
+use ::image::RgbImage;
+use candle_core::Device;
+
+use super::bundled::{self, Opened};
+use super::{Painter, Style, canvas};
+use crate::error::{Error, Result};
+use crate::image::tensor;
+use crate::nets::adain::compact::{Compact, Config, SMALLEST, StyleCode};
+use crate::progress::{OnProgress, Progress, Stage};
+
+/// The long side of style pictures, where the user does not say.
+const STYLE_SIDE: u32 = 512;
+
+/// Repaints with the compact net.
+#[derive(Debug)]
+pub struct AdainPainter {
+    net: Compact,
+    device: Device,
+    strength: f64,
+    noise: u32,
+    code: Option<StyleCode>,
+}
+
+impl AdainPainter {
+    /// A painter with the net in a file, as `impasto train adain` writes it, or with the one that came with the program.
+    /// The seed chooses the noise that even areas get their strokes from.
+    ///
+    /// # Errors
+    /// When the file is broken or holds another net.
+    pub fn open(net: Option<&Path>, device: &Device, strength: f64, seed: u64) -> Result<Self> {
+        let opened = match (net, bundled::ADAIN) {
+            (Some(path), _) => Opened::file(path, device)?,
+            (None, Some(bytes)) => Opened::bytes(bytes, device)?,
+            (None, None) => {
+                return Err(Error::usage("--net", "is missing: this program was built without a net of its own")
+                    .with_hint("give a file of `impasto train adain`"));
+            }
+        };
+        let wrong = |reason: String| match net {
+            Some(path) => Error::file(path, reason),
+            None => Error::usage("--net", reason),
+        };
+        let config = sizes(&opened).ok_or_else(|| {
+            wrong("holds no net for any style".into()).with_hint("such files are made by `impasto train adain`")
+        })?;
+        let net = Compact::new(&config, opened.vb).map_err(|error| wrong(error.to_string()))?;
+        // The low half of the seed: seeds are small numbers, and each of them is another map.
+        Ok(Self { net, device: device.clone(), strength, noise: seed as u32, code: None })
+    }
+}
+
+/// The sizes of the net in a file, as its tensors tell them.
+fn sizes(file: &Opened) -> Option<Config> {
+    let rows = |name: &str| file.side(&format!("{name}.weight"), 0);
+    let residual = (0..).take_while(|index| rows(&format!("residual.{index}")).is_some()).count();
+    Some(Config {
+        painter: [rows("down.0")?, rows("down.1")?, rows("down.2")?],
+        blocks: residual / 2,
+        style: [rows("style.0.down")?, rows("style.1.down")?, rows("style.2.down")?, rows("style.3.down")?],
+        hidden: rows("hidden")?,
+    })
+}
+
+impl Painter for AdainPainter {
+    fn canvas(&self, photo: (u32, u32), size: Option<u32>) -> Result<(u32, u32)> {
+        canvas::whole(photo, size)
+    }
+
+    fn style_side(&self, _: (u32, u32)) -> Option<u32> {
+        Some(STYLE_SIDE)
+    }
+
+    fn learn(&mut self, styles: &[Style], on_progress: &mut OnProgress<'_>) -> Result<()> {
+        let mut codes = Vec::with_capacity(styles.len());
+        for (done, style) in styles.iter().enumerate() {
+            let (done, total) = (done as u64, styles.len() as u64);
+            on_progress(&Progress { stage: Stage::Encode, done, total, label: "style".into() })?;
+            let picture = canvas::at_least(&style.picture, SMALLEST as u32);
+            let code = self.net.encode_style(&tensor::to_unit(&picture)?.to_device(&self.device)?)?;
+            codes.push((code, style.weight));
+        }
+        self.code = Some(StyleCode::blend(&codes)?);
+        Ok(())
+    }
+
+    fn paint(&mut self, photo: &RgbImage, on_progress: &mut OnProgress<'_>) -> Result<RgbImage> {
+        let missing = || Error::usage("--style", "is missing").with_hint("say which painting: --style IMAGE");
+        let code = self.code.as_ref().ok_or_else(missing)?;
+        canvas::report(on_progress, 0)?;
+        let pixels = tensor::to_unit(&canvas::at_least(photo, SMALLEST as u32))?.to_device(&self.device)?;
+        let towards = if self.strength < 1.0 {
+            self.net.encode_style(&pixels)?.towards(code, self.strength)?
+        } else {
+            code.clone()
+        };
+        let painted = self.net.paint(&pixels, &towards, self.noise)?;
+        canvas::report(on_progress, 1)?;
+        Ok(canvas::cut(canvas::picture(&painted)?, photo.dimensions()))
+    }
+}
