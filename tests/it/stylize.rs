@@ -3,6 +3,7 @@
 use super::program::{Place, Run, finish, picture, program, refused, run, tiny};
 use ::image::{GrayImage, Luma, Rgb, RgbImage};
 use impasto::pipeline::stylize::{KEYWORD, Method, Recipe};
+use impasto::style::colour::{PreserveColor, prepare_style};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -209,19 +210,56 @@ fn sizes_are_of_the_long_side() {
 fn colours_can_be_kept() {
     let studio = Studio::new();
     let photo = studio.open("in/photo.png");
-    let mean = |picture: &RgbImage| -> [f64; 3] {
-        [0, 1, 2].map(|i| picture.pixels().map(|pixel| f64::from(pixel.0[i])).sum::<f64>() / f64::from(96 * 64))
+    let paint = |style: &str, more: &[&str]| {
+        done(&studio.paint_in(style, "in/photo.png", "out.png", more));
+        studio.open("out.png")
     };
-    let distance = |out: &str| {
-        let (a, b) = (mean(&studio.open(out)), mean(&photo));
-        (0..3).map(|i| (a[i] - b[i]).powi(2)).sum::<f64>().sqrt()
-    };
-    done(&studio.paint("in/photo.png", "none.png", &[]));
-    for kind in ["luminance", "histogram", "coral"] {
-        let out = format!("{kind}.png");
-        done(&studio.paint("in/photo.png", &out, &["--preserve-color", kind]));
-        assert!(distance(&out) < 0.7 * distance("none.png"), "{kind}: {} {}", distance(&out), distance("none.png"));
+    let kept = |kind: &'static str| paint(&studio.style, &["--preserve-color", kind]);
+    let none = kept("none");
+    // Colours nearer to the photo's, and the painting's lightness all the same.
+    let luminance = kept("luminance");
+    assert!(difference(&luminance, &photo) < difference(&none, &photo));
+    let grey = |pixel: &Rgb<u8>| pixel.0.iter().zip([0.299, 0.587, 0.114]).map(|(&c, w)| f64::from(c) * w).sum::<f64>();
+    let off = luminance.pixels().zip(none.pixels()).map(|(a, b)| (grey(a) - grey(b)).abs()).sum::<f64>();
+    assert!(off / f64::from(96 * 64) < 2.0, "{off}");
+    // A style picture that was given the photo's colours beforehand is the same thing.
+    let style = studio.open("style.png");
+    for (kind, flag) in [(PreserveColor::Histogram, "histogram"), (PreserveColor::Coral, "coral")] {
+        let adapted = studio.text("adapted.png");
+        prepare_style(kind, &style, &photo).save(&adapted).unwrap();
+        // At another size the two would be made in another order.
+        let same = ["--style-size", "80"];
+        let with_flag = paint(&studio.style, &[&same[..], &["--preserve-color", flag]].concat());
+        assert_eq!(with_flag, paint(&adapted, &same), "{flag}");
+        assert_ne!(with_flag, paint(&studio.style, &same), "{flag}");
     }
+    // A fast net has no style picture: the painting is given the photo's colours.
+    let fast = ["--method", "fast", "--net", &net("fast.safetensors")];
+    let paint_fast = |kind: &'static str| {
+        let (photo, out) = (studio.text("in/photo.png"), studio.text("out.png"));
+        let args = [&[&photo[..], "-o", &out, "--preserve-color", kind], &fast[..]].concat();
+        done(&stylize(&args));
+        studio.open("out.png")
+    };
+    let (plain, matched) = (paint_fast("none"), paint_fast("histogram"));
+    assert!(difference(&matched, &photo) < difference(&plain, &photo));
+    assert_eq!(matched, prepare_style(PreserveColor::Histogram, &plain, &photo));
+}
+
+#[test]
+fn a_large_photo_is_painted_in_strips() {
+    let studio = Studio::new();
+    picture(&studio.place.path("large.png"), 1900, 1200);
+    let fast = ["--method", "fast", "--net", &net("fast.safetensors"), "-o", &studio.text("fast.png")];
+    done(&stylize(&[&[&studio.text("large.png")[..]], &fast[..]].concat()));
+    done(&studio.paint("large.png", "half.png", &["--strength", "0.5", "--mask", &studio.text("large.png")]));
+    for name in ["fast.png", "half.png"] {
+        assert_eq!(studio.open(name).dimensions(), (1900, 1200));
+    }
+    // Too large is told with the way out, before hours of work.
+    let huge = studio.paint("large.png", "no.png", &["--size", "20000"]);
+    refused(&huge, 2, "--size");
+    assert!(huge.stderr.contains("million") && !studio.place.path("no.png").exists(), "{}", huge.stderr);
 }
 
 #[test]
@@ -546,6 +584,53 @@ fn diffusion_repaints_with_the_nets_of_generate() {
     let args = ["stylize", &photo, "--style", &studio.style, "--method", "diffusion", "-o", &studio.text("no.png")];
     command.env("HF_HUB_CACHE", studio.place.path("cache")).args(args);
     refused(&finish(command), 1, "sd15");
+    assert!(!studio.place.path("no.png").exists());
+}
+
+#[test]
+fn fast_nets_paint_their_own_styles() {
+    let studio = Studio::new();
+    let (one, three, photo) = (net("fast.safetensors"), net("fast-three.safetensors"), studio.text("in/photo.png"));
+    let paint = |out: &str, more: &[&str]| {
+        let out = studio.text(out);
+        stylize(&[&[&photo[..], "-o", &out, "--method", "fast"], more].concat())
+    };
+    done(&paint("one.png", &["--style", &one]));
+    done(&paint("first.png", &["--net", &three]));
+    done(&paint("zero.png", &["--net", &three, "--style", "0"]));
+    done(&paint("last.png", &["--net", &three, "--style", "2"]));
+    done(&paint("blend.png", &["--net", &three, "--style", "0:0.5", "--style", "2:0.5"]));
+    let [first, last, blend] = ["first.png", "last.png", "blend.png"].map(|name| studio.open(name));
+    assert_eq!(first, studio.open("zero.png"));
+    assert!(difference(&first, &last) > 1.0 && difference(&blend, &first) < difference(&last, &first));
+    // Strength mixes the photo in; different nets are mixed as pictures.
+    done(&paint("half.png", &["--style", &one, "--strength", "0.5"]));
+    done(&paint("none.png", &["--style", &one, "--strength", "0"]));
+    assert_eq!(studio.open("none.png"), studio.open("in/photo.png"));
+    let (half, whole) = (studio.open("half.png"), studio.open("one.png"));
+    assert!(
+        (2.0 * difference(&half, &studio.open("none.png")) / difference(&whole, &studio.open("none.png")) - 1.0).abs()
+            < 0.05
+    );
+    done(&paint("mixed.png", &["--style", &one, "--style", &format!("{three}:0")]));
+    assert_eq!(studio.open("mixed.png"), whole);
+    let recipe = Recipe::read(&studio.place.path("blend.png")).unwrap();
+    assert_eq!((recipe.method, recipe.styles.len()), (Method::Fast, 0));
+    assert_eq!(recipe.nets["net"][0]["styles"], serde_json::json!([[0, 0.5], [2, 0.5]]));
+    for (more, code, subject) in [
+        (&[][..], 2, "--style"),
+        (&["--style", "nobody"], 2, "nobody"),
+        (&["--style", &studio.style], 1, "style.png"),
+        (&["--net", &three, "--style", "3"], 2, "3"),
+        (&["--net", &three, "--style", "wave"], 2, "wave"),
+        (&["--net", &net("adain.safetensors")], 1, "adain.safetensors"),
+        (&["--style", &one, "--style-size", "64"], 2, "--style-size"),
+    ] {
+        refused(&paint("no.png", more), code, subject);
+    }
+    // The other way round.
+    refused(&studio.paint("in/photo.png", "no.png", &["--net", &one]), 1, "fast.safetensors");
+    refused(&studio.paint("in/photo.png", "no.png", &["--net", &studio.style]), 1, "style.png");
     assert!(!studio.place.path("no.png").exists());
 }
 

@@ -7,7 +7,7 @@ use impasto::image::read;
 use impasto::pipeline::recipe::Input;
 use impasto::pipeline::settings::Settings as DiffusionSettings;
 use impasto::pipeline::stylize::bundled::BundledStyle;
-use impasto::pipeline::stylize::{self, AdainPainter, Method, Painter, Recipe, Style, WeightedInput};
+use impasto::pipeline::stylize::{self, AdainPainter, FastPainter, Method, Painter, Recipe, Style, WeightedInput};
 use impasto::{Error, Result};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -71,7 +71,17 @@ impl Chosen {
                 let (device, _) = args.device.open()?;
                 Ok(Box::new(AdainPainter::open(args.net.as_deref(), &device, strength, args.seed)?))
             }
-            Plan::Fast(_) => Err(Error::usage("--method", "fast is not here yet").into()),
+            Plan::Fast(nets) => {
+                let (device, _) = args.device.open()?;
+                let mut painter = FastPainter::new(&device, strength);
+                for net in nets {
+                    match net {
+                        Net::Bundled(style, weight) => painter.add_bundled(style, *weight)?,
+                        Net::File { path, styles, weight } => painter.add_file(path, styles, *weight)?,
+                    }
+                }
+                Ok(Box::new(painter))
+            }
             Plan::Diffusion(plan) => Ok(Box::new(plan.painter(args, several, printer)?)),
         }
     }

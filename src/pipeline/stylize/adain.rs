@@ -6,10 +6,11 @@ use ::image::RgbImage;
 use candle_core::Device;
 
 use super::bundled::{self, Opened};
-use super::{Painter, Style, canvas};
+use super::{Painter, Style, canvas, strips};
 use crate::error::{Error, Result};
 use crate::image::tensor;
 use crate::nets::adain::compact::{Compact, Config, SMALLEST, StyleCode};
+use crate::nets::strips::Rows;
 use crate::progress::{OnProgress, Progress, Stage};
 
 /// The long side of style pictures, where the user does not say.
@@ -67,7 +68,7 @@ fn sizes(file: &Opened) -> Option<Config> {
 
 impl Painter for AdainPainter {
     fn canvas(&self, photo: (u32, u32), size: Option<u32>) -> Result<(u32, u32)> {
-        canvas::whole(photo, size)
+        canvas::own_size(photo, size)
     }
 
     fn style_side(&self, _: (u32, u32)) -> Option<u32> {
@@ -90,15 +91,25 @@ impl Painter for AdainPainter {
     fn paint(&mut self, photo: &RgbImage, on_progress: &mut OnProgress<'_>) -> Result<RgbImage> {
         let missing = || Error::usage("--style", "is missing").with_hint("say which painting: --style IMAGE");
         let code = self.code.as_ref().ok_or_else(missing)?;
+        let size = photo.dimensions();
+        if strips::needed(photo) {
+            let photo = canvas::at_least(photo, SMALLEST as u32);
+            let own = |rows: &Rows<'_>| self.net.encode_rows(rows)?.towards(code, self.strength);
+            let code = if self.strength < 1.0 { strips::read(&photo, &self.device, own)? } else { code.clone() };
+            let painted = strips::paint(&photo, &self.device, on_progress, |rows, on_rows, on_strip| {
+                self.net.paint_rows(rows, &code, self.noise, on_rows, on_strip)
+            })?;
+            return Ok(canvas::cut(painted, size));
+        }
         canvas::report(on_progress, 0)?;
         let pixels = tensor::to_unit(&canvas::at_least(photo, SMALLEST as u32))?.to_device(&self.device)?;
-        let towards = if self.strength < 1.0 {
+        let code = if self.strength < 1.0 {
             self.net.encode_style(&pixels)?.towards(code, self.strength)?
         } else {
             code.clone()
         };
-        let painted = self.net.paint(&pixels, &towards, self.noise)?;
+        let painted = self.net.paint(&pixels, &code, self.noise)?;
         canvas::report(on_progress, 1)?;
-        Ok(canvas::cut(canvas::picture(&painted)?, photo.dimensions()))
+        Ok(canvas::cut(canvas::picture(&painted)?, size))
     }
 }

@@ -11,8 +11,9 @@ use crate::progress::{OnProgress, Progress, Stage};
 /// How far a mask's shape may be from the photo's: a mask made at another size is a pixel off after rounding.
 const SHAPE_TOLERANCE: f64 = 0.02;
 
-/// The most pixels that pass through a net in one piece.
-const MAX_WHOLE: u64 = 36_000_000;
+/// The most pixels that a feed-forward net paints. In strips it holds no more than its coarsest features, but of this many
+/// pixels they take some gigabytes.
+const MAX_PIXELS: u64 = 100_000_000;
 
 /// Width and height with the long side at `long` and the shape kept, no side below 1.
 pub fn with_long_side((width, height): (u32, u32), long: u32) -> (u32, u32) {
@@ -21,14 +22,14 @@ pub fn with_long_side((width, height): (u32, u32), long: u32) -> (u32, u32) {
     (side(width), side(height))
 }
 
-/// The size for a method that paints a photo as it is, in one piece.
+/// The size for a method that paints a photo as it is, at any size that fits into memory.
 ///
 /// # Errors
 /// When it is larger than fits into memory.
-pub fn whole(photo: (u32, u32), size: Option<u32>) -> Result<(u32, u32)> {
+pub fn own_size(photo: (u32, u32), size: Option<u32>) -> Result<(u32, u32)> {
     let (width, height) = size.map_or(photo, |size| with_long_side(photo, size));
-    if u64::from(width) * u64::from(height) > MAX_WHOLE {
-        let reason = format!("{width}x{height} is more than {} million pixels", MAX_WHOLE / 1_000_000);
+    if u64::from(width) * u64::from(height) > MAX_PIXELS {
+        let reason = format!("{width}x{height} is more than {} million pixels", MAX_PIXELS / 1_000_000);
         return Err(Error::usage("--size", reason).with_hint("choose the long side, for example --size 4096"));
     }
     Ok((width, height))

@@ -7,8 +7,10 @@ mod adain;
 pub mod bundled;
 pub mod canvas;
 mod diffusion;
+mod fast;
 mod frames;
 mod recipe;
+mod strips;
 
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use adain::AdainPainter;
 pub use diffusion::DiffusionPainter;
+pub use fast::FastPainter;
 pub use frames::Smoother;
 pub use recipe::{KEYWORD, Recipe, VERSION, WeightedInput};
 
