@@ -6,6 +6,9 @@ mod cli;
 
 use std::process::ExitCode;
 
+#[global_allocator]
+static MEMORY: impasto::ops::Recycler = impasto::ops::Recycler::new();
+
 fn main() -> ExitCode {
     let (command, printer) = match cli::parse(std::env::args_os()) {
         Ok(parsed) => parsed,

@@ -1,8 +1,8 @@
 //! Two-dimensional convolution.
 //!
-//! On the CPU 3x3 kernels of stride 1 go by [`Winograd`]. Any other convolution is one matrix product per tile of output
-//! rows: the weights as they lie in the file, times the tile's patches gathered row by row, straight into the result that
-//! already holds the bias. Nothing is repacked.
+//! On the CPU 3x3 kernels of stride 1 go by [`Winograd`], others over few channels by [`Direct`]. All else is one matrix
+//! product per tile of output rows: the weights as they lie in the file, times the tile's patches gathered row by row,
+//! straight into the result that already holds the bias. Nothing is repacked.
 
 use std::sync::{Arc, OnceLock};
 
@@ -10,6 +10,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Module, Shape
 use candle_nn::{Conv2dConfig, VarBuilder};
 use rayon::prelude::*;
 
+use super::direct::Direct;
 use super::product::{Matrix, Target, contiguous, multiply};
 use super::winograd::{Winograd, zero_padded};
 use crate::error::Result;
@@ -210,6 +211,12 @@ impl CustomOp3 for Conv2dKernel {
         let depth = inputs * kernel * kernel;
         let threads = rayon::current_num_threads();
         let shape = Shape::from((batch, outputs, out_height, out_width));
+        if kernel > 1 && depth <= Direct::DEEPEST {
+            let (rows, columns) = (zero_padded(height, self.padding), zero_padded(width, self.padding));
+            let (rows, columns, stride) = (&rows[..], &columns[..], self.stride);
+            let direct = Direct { batch, inputs, outputs, height, width, kernel, stride, rows, columns };
+            return Ok((CpuStorage::F32(direct.run(xs, weight, false, Some(bias), false)), shape));
+        }
         let mut out = vec![0f32; shape.elem_count()];
         if out.is_empty() {
             return Ok((CpuStorage::F32(out), shape));

@@ -6,7 +6,9 @@
 mod activation;
 mod attention;
 mod conv;
+mod direct;
 mod linear;
+mod memory;
 mod micro;
 mod modulate;
 mod norm;
@@ -24,6 +26,7 @@ pub use activation::{Activation, gelu, quick_gelu, silu};
 pub use attention::attention;
 pub use conv::Conv2d;
 pub use linear::{Embedding, Linear};
+pub use memory::Recycler;
 pub use modulate::modulate;
 pub use norm::{GroupNorm, LayerNorm};
 pub use pad::{reflect_pad, reflect_pad_backward};

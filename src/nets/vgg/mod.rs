@@ -15,7 +15,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::error::{Error, Result};
-use crate::ops::trainable::{relu, relu_backward};
+use crate::ops::trainable::relu_backward;
 use crate::ops::{Conv2d, Pooling, pool2, pool2_backward, reflect_pad, reflect_pad_backward};
 pub use kind::Kind;
 
@@ -179,14 +179,14 @@ impl Backbone {
         for (number, step) in chain.steps[..=chain.taps[deepest].step].iter().enumerate() {
             xs = match step {
                 Step::Pool => pool2(&xs, chain.pooling, chain.kind.pools_up())?,
-                Step::Conv(conv) if chain.kind.mirrors() => relu(&conv.forward(&reflect_pad(&xs, 1)?)?)?,
-                Step::Conv(conv) => relu(&conv.forward(&xs)?)?,
+                Step::Conv(conv) if chain.kind.mirrors() => conv.forward_relu(&reflect_pad(&xs, 1)?)?,
+                Step::Conv(conv) => conv.forward_relu(&xs)?,
             };
             for (&tap, found) in asked.iter().zip(&mut found) {
                 let tap = &chain.taps[tap];
                 if tap.step == number {
                     *found = Some(match &tap.head {
-                        Some(head) => relu(&head.forward(&xs)?)?,
+                        Some(head) => head.forward_relu(&xs)?,
                         None => xs.clone(),
                     });
                 }

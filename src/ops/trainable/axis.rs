@@ -2,11 +2,9 @@
 //! sees, or nothing. Stride, padding and enlargement are in the map, so that the kernels know none of them.
 
 use super::super::pad::reflected;
+use super::super::winograd::NOWHERE;
 use super::{Geometry, Padding};
 use crate::error::{Error, Result};
-
-/// The tap sees a padding zero.
-const NOWHERE: u32 = u32::MAX;
 
 /// What all taps of a kernel see along one axis.
 #[derive(Debug, Clone)]
@@ -57,6 +55,17 @@ impl Axis {
         };
         let taps = (0..kernel).map(|tap| Tap::new((0..len).map(|at| from(tap, at)).collect(), stride));
         Ok(Self { taps: taps.collect(), len })
+    }
+
+    /// The input position under every padded one up to the last that is seen, [`NOWHERE`] for zeros and what no tap sees.
+    pub(super) fn padded(&self, stride: usize) -> Vec<u32> {
+        let mut padded = vec![NOWHERE; self.len.saturating_sub(1) * stride + self.taps.len()];
+        for (first, tap) in self.taps.iter().enumerate() {
+            for (to, &from) in padded.iter_mut().skip(first).step_by(stride).zip(&tap.from) {
+                *to = from;
+            }
+        }
+        padded
     }
 
     /// What the tap with this number sees.

@@ -1,4 +1,5 @@
-//! Convolution on the CPU with its three gradients, as matrix products over tiles of output rows.
+//! Convolution on the CPU with its three gradients. 3x3 kernels of stride 1 go by [`Winograd`], gradients to weights by
+//! [`Direct`], all else as matrix products over tiles of output rows.
 //!
 //! A tile's patches are gathered through the index maps of [`Axis`], stay in the cache for one product, and are gathered
 //! again on the way back rather than kept: they are nine times the picture. Tiles and sums are cut by the shapes alone, never
@@ -7,9 +8,11 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::super::direct::Direct;
 use super::super::product::{Matrix, Target, contiguous, multiply};
+use super::super::winograd::{Winograd, longest_run, zero_padded};
 use super::axis::Axis;
-use super::{Geometry, with_floats};
+use super::{Geometry, Padding, with_floats};
 
 /// Patches gathered at a time, in elements: 512 KiB, within a core's own cache.
 const TILE: usize = 128 << 10;
@@ -77,6 +80,11 @@ impl Conv {
         sizes.kernel == 1 && self.geometry.stride == 1 && self.geometry.upsample == 1 && sizes.plane == sizes.pixels()
     }
 
+    /// Whether the kernel is 3 x 3 and visits every pixel.
+    fn is_winograd(&self, sizes: &Sizes) -> bool {
+        sizes.kernel == 3 && self.geometry.stride == 1
+    }
+
     /// Gathers what the kernel sees in `rows` output rows from `first` on: `[depth, rows * out_width]`.
     fn gather(&self, xs: &[f32], patches: &mut [f32], sizes: &Sizes, first: usize) {
         let Sizes { kernel, width, plane, out_width, .. } = *sizes;
@@ -94,7 +102,24 @@ impl Conv {
         }
     }
 
-    fn forward(&self, xs: &[f32], weight: &[f32], bias: &[f32], sizes: &Sizes, out: &mut [f32]) {
+    fn forward(&self, xs: &[f32], weight: &[f32], bias: &[f32], batch: usize, sizes: &Sizes) -> Vec<f32> {
+        if self.is_winograd(sizes) {
+            let (rows, columns) = (self.rows.padded(self.geometry.stride), self.columns.padded(self.geometry.stride));
+            let Sizes { inputs, outputs, width, plane, .. } = *sizes;
+            let (rows, columns, height) = (&rows[..], &columns[..], plane / width.max(1));
+            let (turned, bias, relu) = (false, Some(bias), false);
+            return Winograd { xs, batch, inputs, outputs, height, width, rows, columns, weight, turned, bias, relu }
+                .run();
+        }
+        if !self.is_pointwise(sizes) && sizes.depth() <= Direct::DEEPEST {
+            return self.direct(batch, sizes, |direct| direct.run(xs, weight, false, Some(bias), false));
+        }
+        let mut out = vec![0f32; batch * sizes.outputs * sizes.pixels()];
+        self.multiply(xs, weight, bias, sizes, &mut out);
+        out
+    }
+
+    fn multiply(&self, xs: &[f32], weight: &[f32], bias: &[f32], sizes: &Sizes, out: &mut [f32]) {
         let (depth, pixels) = (sizes.depth(), sizes.pixels());
         let weights = Matrix { data: weight, row: depth, column: 1 };
         let pointwise = self.is_pointwise(sizes);
@@ -119,48 +144,24 @@ impl Conv {
         });
     }
 
-    /// The gradient to the weights: pieces summed in their order.
+    /// The gradient to the weights.
     fn to_weight(&self, xs: &[f32], gradient: &[f32], batch: usize, sizes: &Sizes) -> Vec<f32> {
-        let (depth, pixels, rows) = (sizes.depth(), sizes.pixels(), sizes.tile_rows());
-        let tiles = sizes.out_height.div_ceil(rows);
-        let pieces = PIECES.div_ceil(batch.max(1)).min(tiles);
-        let per_piece = tiles.div_ceil(pieces);
-        let pointwise = self.is_pointwise(sizes);
-        let parts: Vec<Vec<f32>> = (0..batch * pieces)
-            .into_par_iter()
-            .map_init(Vec::new, |patches, piece| {
-                let (image, piece) = (piece / pieces, piece % pieces);
-                let xs = &xs[image * sizes.inputs * sizes.plane..][..sizes.inputs * sizes.plane];
-                let gradient = &gradient[image * sizes.outputs * pixels..][..sizes.outputs * pixels];
-                let mut part = vec![0f32; sizes.outputs * depth];
-                for tile in (piece * per_piece..(piece + 1) * per_piece).take_while(|&tile| tile < tiles) {
-                    let first = tile * rows;
-                    let tile = rows.min(sizes.out_height - first) * sizes.out_width;
-                    let left = Matrix { data: &gradient[first * sizes.out_width..], row: pixels, column: 1 };
-                    let right = if pointwise {
-                        Matrix { data: &xs[first * sizes.width..], row: 1, column: pixels }
-                    } else {
-                        patches.resize(depth * tile, 0f32);
-                        self.gather(xs, patches, sizes, first);
-                        Matrix { data: patches, row: 1, column: tile }
-                    };
-                    multiply(left, right, (sizes.outputs, tile, depth), 1.0, Target::Add, (&mut part, depth), 1);
-                }
-                part
-            })
-            .collect();
-        let mut parts = parts.into_iter();
-        let mut sum = parts.next().unwrap_or_else(|| vec![0f32; sizes.outputs * depth]);
-        for part in parts {
-            for (sum, part) in sum.iter_mut().zip(part) {
-                *sum += part;
-            }
-        }
-        sum
+        self.direct(batch, sizes, |direct| direct.weight_gradient(xs, gradient))
+    }
+
+    fn direct<R>(&self, batch: usize, sizes: &Sizes, run: impl FnOnce(Direct<'_>) -> R) -> R {
+        let Sizes { inputs, outputs, kernel, width, plane, .. } = *sizes;
+        let stride = self.geometry.stride;
+        let (rows, columns) = (self.rows.padded(stride), self.columns.padded(stride));
+        let (rows, columns, height) = (&rows[..], &columns[..], plane / width.max(1));
+        run(Direct { batch, inputs, outputs, height, width, kernel, stride, rows, columns })
     }
 
     /// The gradient to the picture: what a tile's patches get is added to the pixels they were gathered from.
     fn to_input(&self, weight: &[f32], gradient: &[f32], batch: usize, sizes: &Sizes) -> Vec<f32> {
+        if self.geometry.stride == 1 && !self.is_pointwise(sizes) {
+            return self.convolve_to_input(weight, gradient, batch, sizes);
+        }
         let Sizes { inputs, outputs, kernel, width, plane, out_width, .. } = *sizes;
         let (depth, pixels) = (sizes.depth(), sizes.pixels());
         let mut to_xs = vec![0f32; batch * inputs * plane];
@@ -194,6 +195,71 @@ impl Conv {
             }
         });
         to_xs
+    }
+}
+
+impl Conv {
+    /// [`Conv::to_input`] as a convolution of the gradient.
+    fn convolve_to_input(&self, weight: &[f32], gradient: &[f32], batch: usize, sizes: &Sizes) -> Vec<f32> {
+        let Sizes { inputs, outputs, kernel, width, plane, out_height, out_width, .. } = *sizes;
+        let convolve = |padding: usize| {
+            let (rows, columns) = (zero_padded(out_height, padding), zero_padded(out_width, padding));
+            if kernel != 3 {
+                let (inputs, outputs, height, width, stride) = (outputs, inputs, out_height, out_width, 1);
+                let (rows, columns) = (&rows[..], &columns[..]);
+                let direct = Direct { batch, inputs, outputs, height, width, kernel, stride, rows, columns };
+                return direct.run(gradient, weight, true, None, false);
+            }
+            Winograd {
+                xs: gradient,
+                batch,
+                inputs: outputs,
+                outputs: inputs,
+                height: out_height,
+                width: out_width,
+                rows: &rows,
+                columns: &columns,
+                weight,
+                turned: true,
+                bias: None,
+                relu: false,
+            }
+            .run()
+        };
+        if let Geometry { padding: Padding::Zeros(n), upsample: 1, .. } = self.geometry
+            && n < kernel
+        {
+            return convolve(kernel - 1 - n);
+        }
+        // The gradient to the padded picture, added up where its pixels came from.
+        let padded = convolve(kernel - 1);
+        let (rows, columns) = (self.rows.padded(self.geometry.stride), self.columns.padded(self.geometry.stride));
+        let mut to_xs = vec![0f32; batch * inputs * plane];
+        let planes = to_xs.par_chunks_mut(plane.max(1)).zip(padded.par_chunks(rows.len() * columns.len()));
+        let regular = longest_run(&columns);
+        planes.for_each(|(to_xs, padded)| {
+            for (&row, padded) in rows.iter().zip(padded.chunks_exact(columns.len())) {
+                let Some(line) = to_xs.chunks_exact_mut(width).nth(row as usize) else { continue };
+                fold(&columns, &regular, padded, line);
+            }
+        });
+        to_xs
+    }
+}
+
+/// Adds every value to the position it came from.
+fn fold(columns: &[u32], regular: &std::ops::Range<usize>, values: &[f32], line: &mut [f32]) {
+    let edges = (0..regular.start).chain(regular.end..columns.len());
+    for (&column, value) in edges.map(|x| (&columns[x], values[x])) {
+        if let Some(x) = line.get_mut(column as usize) {
+            *x += value;
+        }
+    }
+    if !regular.is_empty() {
+        let start = columns[regular.start] as usize;
+        for (x, value) in line[start..].iter_mut().zip(&values[regular.clone()]) {
+            *x += value;
+        }
     }
 }
 
@@ -239,9 +305,8 @@ impl CustomOp3 for Conv {
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (batch, sizes) = self.sizes(xs_layout.shape(), weight_layout.shape())?;
         let shape = Shape::from((batch, sizes.outputs, sizes.out_height, sizes.out_width));
-        let mut out = vec![0f32; shape.elem_count()];
         let (xs, weight) = (contiguous(xs, xs_layout)?, contiguous(weight, weight_layout)?);
-        self.forward(xs, weight, contiguous(bias, bias_layout)?, &sizes, &mut out);
+        let out = self.forward(xs, weight, contiguous(bias, bias_layout)?, batch, &sizes);
         Ok((CpuStorage::F32(out), shape))
     }
 

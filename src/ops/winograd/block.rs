@@ -12,7 +12,7 @@ use super::super::scratch::Scratch;
 #[cfg(target_arch = "x86_64")]
 use super::super::simd::{Avx2, Avx512};
 use super::super::simd::{Isa, MOST_LANES, Portable, Simd};
-use super::{NOWHERE, POINTS, Winograd, transform};
+use super::{NOWHERE, POINTS, Winograd, longest_run, transform};
 
 /// Channels summed between two visits to the sums: their values stay in the innermost cache.
 const DEPTH: usize = 256;
@@ -218,22 +218,6 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// The longest range in which every entry is one more than the last.
-fn longest_run(entries: &[u32]) -> Range<usize> {
-    let mut longest = 0..0;
-    let mut start = 0;
-    for end in 1..=entries.len() {
-        let goes_on = end < entries.len() && entries[end - 1] != NOWHERE && entries[end] == entries[end - 1] + 1;
-        if !goes_on {
-            if entries[start] != NOWHERE && end - start > longest.len() {
-                longest = start..end;
-            }
-            start = end;
-        }
-    }
-    longest
-}
-
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 #[allow(unsafe_code)]
@@ -364,6 +348,16 @@ unsafe fn inputs<S: Simd>(plan: &Plan<'_>, block: usize, channels: Range<usize>,
         let regular = inside.end >= inside.start + S::LANES;
         // Where the regular columns begin in their lines.
         let seen = if regular { plan.first_seen + inside.start - plan.run.start } else { 0 };
+        // Where the others are.
+        let mut offsets = [[0; MOST_LANES]; LINE / Portable::LANES];
+        let mut empty = false;
+        if !regular {
+            for x in 0..samples {
+                let column = column(left + x);
+                empty |= column == NOWHERE;
+                offsets[x / S::LANES][x % S::LANES] = if column == NOWHERE { 0 } else { column as i32 };
+            }
+        }
         let lane_offset = (vector * S::LANES + lane) % plan.strip;
         let strip = (vector * S::LANES + lane) / plan.strip;
         for channel in channels.clone() {
@@ -404,21 +398,30 @@ unsafe fn inputs<S: Simd>(plan: &Plan<'_>, block: usize, channels: Range<usize>,
                         vertical::<S>(from, &mut lines, x - left, 1);
                     }
                 } else {
+                    let mut from = [ZEROS.as_ptr(); 6];
                     for i in 0..6 {
-                        let line = xs.chunks_exact(conv.width).nth(rows[i] as usize);
-                        for x in 0..samples {
-                            lines[i][x] = match (line, column(left + x)) {
-                                (Some(line), column) if column != NOWHERE => line[column as usize],
-                                _ => 0.0,
-                            };
+                        if rows[i] != NOWHERE {
+                            from[i] = xs.as_ptr().add(rows[i] as usize * conv.width);
                         }
                     }
-                    for at in (0..samples).step_by(S::LANES) {
-                        let mut from = [ZEROS.as_ptr(); 6];
+                    for (at, offsets) in offsets.iter().enumerate().take(samples.div_ceil(S::LANES)) {
+                        let mut d = [S::splat(0.0); 6];
                         for i in 0..6 {
-                            from[i] = lines[i].as_ptr().add(at);
+                            if rows[i] != NOWHERE {
+                                d[i] = S::gather(from[i], offsets);
+                            }
                         }
-                        vertical::<S>(from, &mut lines, at, S::LANES);
+                        let d = transform::input(d);
+                        for i in 0..6 {
+                            d[i].store(lines[i].as_mut_ptr().add(at * S::LANES));
+                        }
+                    }
+                    if empty {
+                        for x in (0..samples).filter(|&x| column(left + x) == NOWHERE) {
+                            for i in 0..6 {
+                                lines[i][x] = 0.0;
+                            }
+                        }
                     }
                 }
                 let to = to.add((strip * conv.inputs + channel) * plan.strip + lane_offset);
@@ -526,7 +529,8 @@ unsafe fn outputs<S: Simd>(plan: &Plan<'_>, block: usize, outputs: Range<usize>,
                     for x in 0..4 {
                         line[x] = line[x].add(line[x].all(bias));
                         if conv.relu {
-                            line[x] = line[x].max(S::splat(0.0));
+                            // In this order, not-a-number stays what it is.
+                            line[x] = line[x].all(0.0).max(line[x]);
                         }
                     }
                     let line = S::zip4(line);

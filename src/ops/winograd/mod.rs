@@ -8,6 +8,8 @@
 mod block;
 mod transform;
 
+use std::ops::Range;
+
 use super::simd::Isa;
 
 /// Values per tile and channel.
@@ -43,6 +45,22 @@ pub(super) struct Winograd<'a> {
 pub(super) fn zero_padded(side: usize, padding: usize) -> Vec<u32> {
     let inside = padding..padding + side;
     (0..side + 2 * padding).map(|at| if inside.contains(&at) { (at - padding) as u32 } else { NOWHERE }).collect()
+}
+
+/// The longest range in which every entry is one more than the last.
+pub(super) fn longest_run(entries: &[u32]) -> Range<usize> {
+    let mut longest = 0..0;
+    let mut start = 0;
+    for end in 1..=entries.len() {
+        let goes_on = end < entries.len() && entries[end - 1] != NOWHERE && entries[end] == entries[end - 1] + 1;
+        if !goes_on {
+            if entries[start] != NOWHERE && end - start > longest.len() {
+                longest = start..end;
+            }
+            start = end;
+        }
+    }
+    longest
 }
 
 impl Winograd<'_> {
