@@ -83,7 +83,7 @@ fn tiles_leave_no_trace() {
     let styles = [(painting(), 1.0), (photo(230, 80), 1.0)];
     for regions in [Vec::new(), regions()] {
         let paint = |tile: u32| {
-            let settings = Settings { tile, average: 0.0, ..short() };
+            let settings = Settings { tile, average: 0.0, learning_rate: Some(0.02), ..short() };
             run(&backbone(), &content, &styles, &regions, &settings, &mut |_| Ok(())).unwrap()
         };
         let (whole, tiled) = (paint(768), paint(64));

@@ -41,9 +41,9 @@ pub enum Init {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Settings {
-    /// Steps at the full size. 200.
+    /// Steps at the full size. 100.
     pub iterations: u32,
-    /// Steps at each smaller size that comes before. 200.
+    /// Steps at each smaller size that comes before. 100.
     pub coarse_iterations: u32,
     /// The long side to begin at; every size is about 1.4 times the one before. 0 begins at the full size. 128.
     pub smallest: u32,
@@ -53,9 +53,9 @@ pub struct Settings {
     pub style_layers: Layers,
     /// How much the content counts. 1.
     pub content_weight: f64,
-    /// How much the style counts.
+    /// How much the style counts. 10.
     pub style_weight: f64,
-    /// How much neighbours should resemble each other.
+    /// How much neighbours should resemble each other: against grain that only the network sees. 2.
     pub total_variation: f64,
     /// How styles are compared. The distance of Gaussians.
     pub style_loss: StyleLoss,
@@ -64,7 +64,7 @@ pub struct Settings {
     pub normalize: bool,
     /// Which way the pixels are moved. Adam.
     pub optimizer: Optimizer,
-    /// The length of a step: 0.02 by default for Adam on pixels from 0 to 1, 1 for L-BFGS.
+    /// The length of a step: 0.05 by default for Adam on pixels from 0 to 1, 1 for L-BFGS.
     pub learning_rate: Option<f64>,
     /// How long Adam remembers gradients and their squares. 0.9 and 0.99.
     pub betas: (f64, f64),
@@ -73,7 +73,7 @@ pub struct Settings {
     /// What the first picture is. The photo.
     pub init: Init,
     /// How slowly the average of the pictures follows them, from 0 (not averaged) to below 1: it is what is given out, and what
-    /// a larger size begins with. 0.95.
+    /// a larger size begins with. 0.9.
     pub average: f64,
     /// The long side of the style pictures as a part of the painting's: the larger, the larger the strokes. Style pictures
     /// are never enlarged. 1.
@@ -90,14 +90,14 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            iterations: 200,
-            coarse_iterations: 200,
+            iterations: 100,
+            coarse_iterations: 100,
             smallest: 128,
             content_layers: Layers::new(),
             style_layers: Layers::new(),
             content_weight: 1.0,
             style_weight: 10.0,
-            total_variation: 1.0,
+            total_variation: 2.0,
             style_loss: StyleLoss::Wasserstein,
             normalize: true,
             optimizer: Optimizer::Adam,
@@ -105,7 +105,7 @@ impl Default for Settings {
             betas: (0.9, 0.99),
             history: 10,
             init: Init::Content,
-            average: 0.95,
+            average: 0.9,
             style_scale: 1.0,
             feather: 0.0,
             tile: 768,
@@ -161,7 +161,7 @@ impl Settings {
     /// The length of a step.
     pub fn learning_rate(&self) -> f64 {
         self.learning_rate.unwrap_or(match self.optimizer {
-            Optimizer::Adam => 0.02,
+            Optimizer::Adam => 0.05,
             Optimizer::Lbfgs => 1.0,
         })
     }
