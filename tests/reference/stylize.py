@@ -76,7 +76,19 @@ def fast(seed, styles):
     return tensors
 
 
+def vgg16(seed):
+    """torchvision's names, eight channels all the way, blocks 1 to 4."""
+    rng = np.random.default_rng(seed)
+    tensors, inputs = {}, 3
+    for number in [0, 2, 5, 7, 10, 12, 14, 17, 19, 21]:
+        tensors[f"features.{number}.weight"] = uniform(rng, 2.4, 8, inputs, 3, 3)
+        tensors[f"features.{number}.bias"] = uniform(rng, 0.1, 8)
+        inputs = 8
+    return tensors
+
+
 OUT.mkdir(exist_ok=True)
+save_file(vgg16(2), OUT / "vgg16.safetensors")
 save_file(compact(0), OUT / "adain.safetensors")
 save_file(fast(0, 1), OUT / "fast.safetensors")
 save_file(fast(1, 3), OUT / "fast-three.safetensors")

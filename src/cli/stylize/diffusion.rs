@@ -20,6 +20,7 @@ const PROMPT: &str = "best quality, high quality";
 
 /// Flags of the diffusion method that say which nets.
 #[derive(Debug, Clone, Default, PartialEq, clap::Args, Serialize)]
+#[group(skip)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Flags {
     /// What the picture shows; helps where the photo leaves it open

@@ -1,13 +1,15 @@
 //! Which method, with which styles and flags: from what the user typed to a painter.
 
 use super::style::Wanted;
-use super::{Args, diffusion};
+use super::{Args, diffusion, gatys};
 use crate::cli::Printer;
 use impasto::image::read;
 use impasto::pipeline::recipe::Input;
 use impasto::pipeline::settings::Settings as DiffusionSettings;
 use impasto::pipeline::stylize::bundled::BundledStyle;
-use impasto::pipeline::stylize::{self, AdainPainter, FastPainter, Method, Painter, Recipe, Style, WeightedInput};
+use impasto::pipeline::stylize::{
+    self, AdainPainter, FastPainter, Method, OriginalPainter, Painter, Recipe, Style, WeightedInput,
+};
 use impasto::{Error, Result};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -26,6 +28,7 @@ pub(super) struct Chosen {
 enum Plan {
     Adain,
     Fast(Vec<Net>),
+    Gatys(Box<gatys::Flags>),
     Diffusion(Box<diffusion::Plan>),
 }
 
@@ -50,7 +53,10 @@ impl Chosen {
                 let pictures: Vec<_> = wanted.iter().map(|wanted| wanted.path.clone()).collect();
                 Plan::Diffusion(Box::new(diffusion::Plan::new(args, &pictures)?))
             }
-            _ => return Err(Error::usage("--method", format!("{} is not here yet", method.name()))),
+            Method::Gatys => {
+                args.gatys.check(wanted.len())?;
+                Plan::Gatys(Box::new(args.gatys.clone()))
+            }
         };
         let styles = if method == Method::Fast { Vec::new() } else { pictures(&wanted)? };
         Ok(Self { styles, method, wanted, plan })
@@ -59,8 +65,9 @@ impl Chosen {
     /// The files that go in beside the photos.
     pub(super) fn inputs(&self, args: &Args) -> Vec<PathBuf> {
         let styles = self.wanted.iter().map(|wanted| wanted.path.clone());
-        let nets = diffusion::inputs(&args.diffusion).into_iter().chain(args.net.clone());
-        styles.chain(nets).chain(args.mask.clone()).collect()
+        let own = [&args.net, &args.encoder, &args.decoder].into_iter().flatten().cloned();
+        let nets = diffusion::inputs(&args.diffusion).into_iter().chain(own);
+        styles.chain(args.gatys.inputs()).chain(nets).chain(args.mask.clone()).collect()
     }
 
     /// Opens the nets, for one photo or for several.
@@ -69,6 +76,9 @@ impl Chosen {
         match &self.plan {
             Plan::Adain => {
                 let (device, _) = args.device.open()?;
+                if let (Some(encoder), Some(decoder)) = (&args.encoder, &args.decoder) {
+                    return Ok(Box::new(OriginalPainter::open(encoder, decoder, &device, strength)?));
+                }
                 Ok(Box::new(AdainPainter::open(args.net.as_deref(), &device, strength, args.seed)?))
             }
             Plan::Fast(nets) => {
@@ -82,6 +92,7 @@ impl Chosen {
                 }
                 Ok(Box::new(painter))
             }
+            Plan::Gatys(flags) => Ok(Box::new(flags.painter(args, printer)?)),
             Plan::Diffusion(plan) => Ok(Box::new(plan.painter(args, several, printer)?)),
         }
     }
@@ -91,16 +102,22 @@ impl Chosen {
         let strength = args.settings.strength.unwrap_or(1.0);
         let (nets, mut settings) = match &self.plan {
             Plan::Adain => {
-                let net = match &args.net {
-                    Some(net) => value(&Input::of(net)?)?,
-                    None => Value::from("bundled"),
-                };
-                (entry("net", net), entry("strength", value(&strength)?))
+                let mut nets = Map::new();
+                for (name, net) in [("net", &args.net), ("encoder", &args.encoder), ("decoder", &args.decoder)] {
+                    if let Some(net) = net {
+                        nets.insert(name.to_owned(), value(&Input::of(net)?)?);
+                    }
+                }
+                if nets.is_empty() {
+                    nets = entry("net", Value::from("bundled"));
+                }
+                (nets, entry("strength", value(&strength)?))
             }
             Plan::Fast(nets) => {
                 let nets = nets.iter().map(Net::describe).collect::<Result<_>>()?;
                 (entry("net", Value::Array(nets)), entry("strength", value(&strength)?))
             }
+            Plan::Gatys(flags) => flags.describe(args)?,
             Plan::Diffusion(plan) => plan.describe(args)?,
         };
         settings.insert("preserve-color".into(), value(&args.preserve_color)?);
@@ -197,6 +214,8 @@ fn check_flags(args: &Args, method: Method) -> Result<()> {
     let own = [Method::Adain, Method::Fast];
     let given = [
         (&own[..], named(args.net.is_some(), "net")),
+        (&own[..1], named(args.encoder.is_some(), "encoder")),
+        (&[Method::Gatys], names(&args.gatys)?.into_iter().next()),
         (&[Method::Diffusion], names(&diffusion)?.into_iter().chain(names(&args.diffusion)?).next()),
         (&[Method::Diffusion], named(args.dtype.is_some(), "dtype")),
         (&[Method::Adain, Method::Gatys, Method::Diffusion], named(args.style_size.is_some(), "style-size")),

@@ -5,6 +5,7 @@
 
 mod contents;
 mod diffusion;
+mod gatys;
 mod method;
 mod output;
 mod style;
@@ -53,6 +54,12 @@ pub(crate) struct Args {
     /// The net, instead of the one that came with the program: a file of `impasto train`
     #[arg(long, value_name = "FILE", help_heading = "Style")]
     net: Option<PathBuf>,
+    /// AdaIN as published: its encoder, `vgg_normalised.pth`
+    #[arg(long, value_name = "FILE", requires = "decoder", conflicts_with = "net", help_heading = "Style")]
+    encoder: Option<PathBuf>,
+    /// AdaIN as published: its decoder, `decoder.pth`
+    #[arg(long, value_name = "FILE", requires = "encoder", help_heading = "Style")]
+    decoder: Option<PathBuf>,
     /// List the styles that came with the program
     #[arg(long, help_heading = "Style")]
     list: bool,
@@ -76,6 +83,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "F", requires = "frames", help_heading = "Video")]
     smooth: Option<f64>,
 
+    #[command(flatten)]
+    gatys: gatys::Flags,
     #[command(flatten)]
     diffusion: diffusion::Flags,
     #[command(flatten)]
@@ -111,6 +120,7 @@ struct Painted<'a> {
     path: String,
     content: String,
     method: Method,
+    warnings: &'a [String],
     width: u32,
     height: u32,
     seconds: Seconds,
@@ -185,13 +195,15 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
         let place = if total > 1 { format!("{} of {}: ", index + 1, jobs.len()) } else { String::new() };
         let label = format!("{place}{}", job.photo.display());
         match paint(&mut stylizer, job, &masks, &recipe, printer, &label) {
-            Ok((recipe, seconds)) if args.json => {
+            Ok((recipe, seconds, warnings)) if args.json => {
                 let text = |path: &Path| path.to_string_lossy().into_owned();
                 let (path, content) = (text(&job.output), text(&job.photo));
                 let ((width, height), method) = (recipe.size, recipe.method);
-                printer.json(&Painted { path, content, method, width, height, seconds, recipe: &recipe })?;
+                let (warnings, recipe) = (&warnings, &recipe);
+                printer.json(&Painted { path, content, method, warnings, width, height, seconds, recipe })?;
             }
-            Ok((_, seconds)) => {
+            Ok((_, seconds, warnings)) => {
+                warnings.iter().for_each(|warning| printer.warn(warning));
                 printer.line(job.output.display())?;
                 printer.note(format_args!("{:.1} s", seconds.all()));
             }
@@ -215,7 +227,7 @@ fn paint(
     recipe: &Recipe,
     printer: &Printer,
     label: &str,
-) -> Result<(Recipe, Seconds)> {
+) -> Result<(Recipe, Seconds, Vec<String>)> {
     let started = Instant::now();
     let mut bar = printer.bar();
     let photo = read::open(&job.photo)?;
@@ -224,11 +236,12 @@ fn paint(
     let read = started.elapsed().as_secs_f64();
     let grey = mask.as_deref().map(read::open_grey).transpose()?;
     recipe.mask = mask.as_deref().map(Input::of).transpose()?;
+    stylizer.begin(&job.output);
     let painting = stylizer.paint(&photo, grey.as_ref(), &mut |progress| {
         bar.report(&Progress { label: label.to_owned(), ..progress.clone() })
     })?;
     bar.clear();
-    let Painting { picture, encoding, painting } = painting;
+    let Painting { picture, warnings, encoding, painting } = painting;
     recipe.size = picture.dimensions();
     let writing = Instant::now();
     let json = recipe.json()?;
@@ -245,7 +258,7 @@ fn paint(
         stylize: painting.as_secs_f64(),
         write: writing.elapsed().as_secs_f64(),
     };
-    Ok((recipe, seconds))
+    Ok((recipe, seconds, warnings))
 }
 
 /// Where the masks are.

@@ -27,10 +27,19 @@ pub fn with_long_side((width, height): (u32, u32), long: u32) -> (u32, u32) {
 /// # Errors
 /// When it is larger than fits into memory.
 pub fn own_size(photo: (u32, u32), size: Option<u32>) -> Result<(u32, u32)> {
-    let (width, height) = size.map_or(photo, |size| with_long_side(photo, size));
-    if u64::from(width) * u64::from(height) > MAX_PIXELS {
-        let reason = format!("{width}x{height} is more than {} million pixels", MAX_PIXELS / 1_000_000);
-        return Err(Error::usage("--size", reason).with_hint("choose the long side, for example --size 4096"));
+    at_most(size.map_or(photo, |size| with_long_side(photo, size)), MAX_PIXELS)
+}
+
+/// The size, where it is not of more pixels than a method can hold.
+///
+/// # Errors
+/// When it is.
+pub fn at_most((width, height): (u32, u32), pixels: u64) -> Result<(u32, u32)> {
+    if u64::from(width) * u64::from(height) > pixels {
+        let reason = format!("{width}x{height} is more than {} million pixels", pixels / 1_000_000);
+        let shrink = (pixels as f64 / (f64::from(width) * f64::from(height))).sqrt();
+        let side = (f64::from(width.max(height)) * shrink) as u32 / 100 * 100;
+        return Err(Error::usage("--size", reason).with_hint(format!("choose a shorter long side: --size {side}")));
     }
     Ok((width, height))
 }

@@ -19,13 +19,14 @@ pub struct DiffusionPainter {
     request: Request,
     seed: u64,
     keep_structure: bool,
+    warnings: Vec<String>,
 }
 
 impl DiffusionPainter {
     /// A painter that fills photo and style pictures into `request`. With `keep_structure` the photo goes through the
     /// ControlNet too.
     pub fn new(diffusion: Diffusion, request: Request, seed: u64, keep_structure: bool) -> Self {
-        Self { diffusion, request, seed, keep_structure }
+        Self { diffusion, request, seed, keep_structure, warnings: Vec::new() }
     }
 }
 
@@ -47,6 +48,10 @@ impl Painter for DiffusionPainter {
         Ok((width, height))
     }
 
+    fn warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
+    }
+
     fn learn(&mut self, styles: &[Style], _: &mut OnProgress<'_>) -> Result<()> {
         let first = styles.first().map_or(1.0, |style| style.weight);
         if styles.iter().any(|style| style.weight != first) {
@@ -65,6 +70,7 @@ impl Painter for DiffusionPainter {
         request.init = Some(photo.clone());
         let prepared = self.diffusion.prepare(&request, on_progress)?;
         drop(request);
+        self.warnings.clone_from(&prepared.warnings);
         self.diffusion.paint(&prepared, self.seed, 0, on_progress)
     }
 }

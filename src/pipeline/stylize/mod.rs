@@ -9,9 +9,12 @@ pub mod canvas;
 mod diffusion;
 mod fast;
 mod frames;
+mod gatys;
+mod original;
 mod recipe;
 mod strips;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ::image::{GrayImage, RgbImage};
@@ -21,6 +24,8 @@ pub use adain::AdainPainter;
 pub use diffusion::DiffusionPainter;
 pub use fast::FastPainter;
 pub use frames::Smoother;
+pub use gatys::{GatysPainter, Saving};
+pub use original::OriginalPainter;
 pub use recipe::{KEYWORD, Recipe, VERSION, WeightedInput};
 
 use crate::error::{Error, Result};
@@ -85,6 +90,16 @@ pub trait Painter {
     /// When they cannot be used, or the work is stopped.
     fn learn(&mut self, styles: &[Style], on_progress: &mut OnProgress<'_>) -> Result<()>;
 
+    /// Told where the next painting goes, for who writes more than one file.
+    fn begin(&mut self, output: &Path) {
+        let _ = output;
+    }
+
+    /// What the user should know about the last painting.
+    fn warnings(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Paints a photo that has the size of its [`Painter::canvas`]; the painting has it too.
     ///
     /// # Errors
@@ -111,6 +126,8 @@ pub struct Settings {
 pub struct Painting {
     /// The picture.
     pub picture: RgbImage,
+    /// What the user should know: a prompt that was cut, a loss that ran away.
+    pub warnings: Vec<String>,
     /// How long the style pictures took. Nothing for all but the first photo, where one encoding serves them all.
     pub encoding: Duration,
     /// How long everything else took.
@@ -139,6 +156,11 @@ impl Stylizer {
         Ok(Self { painter, styles, settings, learnt: None, smoother })
     }
 
+    /// Says where the next painting goes, to painters that write pictures on the way.
+    pub fn begin(&mut self, output: &Path) {
+        self.painter.begin(output);
+    }
+
     /// Paints one photo; where `mask` is given, only what is white in it.
     ///
     /// # Errors
@@ -165,7 +187,8 @@ impl Stylizer {
             painted = canvas::compose(&photo, painted, &mask);
         }
         let encoding = after_encoding.saturating_sub(before_encoding);
-        Ok(Painting { picture: painted, encoding, painting: started.elapsed().saturating_sub(encoding) })
+        let warnings = self.painter.warnings();
+        Ok(Painting { picture: painted, warnings, encoding, painting: started.elapsed().saturating_sub(encoding) })
     }
 
     // Style pictures whose colours become the photo's are other pictures for every photo. The frames of a film share those
