@@ -700,7 +700,7 @@ fn gatys_optimises_saves_and_goes_on() {
 fn gatys_goes_on_where_ctrl_c_stopped_it() {
     let studio = Studio::new();
     let vgg = net("vgg16.safetensors");
-    let args = ["--method", "gatys", "--backbone", &vgg, "--iterations", "400", "--pyramid", "0", "--average", "0.5"];
+    let args = ["--method", "gatys", "--backbone", &vgg, "--iterations", "150", "--pyramid", "0", "--average", "0.5"];
     let whole = studio.paint("in/photo.png", "whole.png", &args);
     done(&whole);
     let mut command = program();

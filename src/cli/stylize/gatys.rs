@@ -28,11 +28,11 @@ pub(super) struct Flags {
     #[arg(long, value_enum, value_name = "HOW", help_heading = "Method: gatys")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pooling: Option<Pooling>,
-    /// Steps at the full size [default: 200]
+    /// Steps at the full size [default: 100]
     #[arg(long, value_name = "N", help_heading = "Method: gatys")]
     #[serde(skip_serializing_if = "Option::is_none")]
     iterations: Option<u32>,
-    /// Steps at each of the smaller sizes before [default: 200]
+    /// Steps at each of the smaller sizes before [default: 100]
     #[arg(long, value_name = "N", help_heading = "Method: gatys")]
     #[serde(skip_serializing_if = "Option::is_none")]
     coarse_iterations: Option<u32>,
@@ -44,7 +44,7 @@ pub(super) struct Flags {
     #[arg(long, value_enum, value_name = "NAME", help_heading = "Method: gatys")]
     #[serde(skip_serializing_if = "Option::is_none")]
     optimizer: Option<Optimizer>,
-    /// The length of a step [default: 0.02; lbfgs: 1]
+    /// The length of a step [default: 0.05; lbfgs: 1]
     #[arg(long, value_name = "F", help_heading = "Method: gatys")]
     #[serde(skip_serializing_if = "Option::is_none")]
     learning_rate: Option<f64>,
@@ -60,7 +60,7 @@ pub(super) struct Flags {
     #[arg(long, value_name = "F", help_heading = "Method: gatys")]
     #[serde(skip_serializing_if = "Option::is_none")]
     style_weight: Option<f64>,
-    /// How much neighbouring pixels should resemble each other [default: 1]
+    /// How much neighbouring pixels should resemble each other [default: 2]
     #[arg(long, value_name = "F", help_heading = "Method: gatys")]
     #[serde(skip_serializing_if = "Option::is_none")]
     total_variation: Option<f64>,
@@ -80,7 +80,7 @@ pub(super) struct Flags {
     #[arg(long, value_enum, value_name = "WHAT", help_heading = "Method: gatys")]
     #[serde(skip_serializing_if = "Option::is_none")]
     init: Option<Init>,
-    /// How slowly the average of the pictures, which is what is written, follows them; 0 writes the last one [default: 0.95]
+    /// How slowly the average of the pictures, which is what is written, follows them; 0 writes the last one [default: 0.9]
     #[arg(long, value_name = "F", help_heading = "Method: gatys")]
     #[serde(skip_serializing_if = "Option::is_none")]
     average: Option<f64>,
