@@ -220,7 +220,7 @@ impl Compact {
         }
         let gains = modulation.tail(self.config.painter[2])?;
         let (_, _, rows, columns) = xs.dims4()?;
-        let map = noise_map(rows, columns, noise, xs.device())?.to_dtype(xs.dtype())?;
+        let map = noise_map(0, rows, columns, noise, xs.device())?.to_dtype(xs.dtype())?;
         xs = (xs + gains.unsqueeze(2)?.unsqueeze(3)?.broadcast_mul(&map)?)?;
         for block in self.residual.chunks_exact(2) {
             let inner = modulation.relu(&block[0].forward(&xs)?)?;
@@ -289,11 +289,11 @@ fn layer_norm(xs: &Tensor) -> Result<Tensor> {
     Ok(centred.broadcast_div(&deviation)?)
 }
 
-/// Noise that depends on the position only: `[1, 1, rows, columns]`, mean 0, variance 1, uniform. Like this a part of a
+/// Noise that depends on the position only, from row `first` on: `[1, 1, rows, columns]`, mean 0, variance 1, uniform. Like this a part of a
 /// picture sees the same noise as the whole, and a still camera the same noise in every frame.
-fn noise_map(rows: usize, columns: usize, number: u32, device: &Device) -> Result<Tensor> {
+fn noise_map(first: usize, rows: usize, columns: usize, number: u32, device: &Device) -> Result<Tensor> {
     let mut values = Vec::with_capacity(rows * columns);
-    for y in 0..rows {
+    for y in first..first + rows {
         for x in 0..columns {
             // The finaliser of MurmurHash3 over position and number.
             let mut bits = (x as u32).wrapping_mul(0x9e37_79b1) ^ (y as u32).wrapping_mul(0x85eb_ca77);
@@ -387,8 +387,9 @@ mod tests {
             let picture = Tensor::rand(0f32, 1., (1, 3, height, width), &Device::Cpu).unwrap();
             let code = net.encode_style(&Tensor::rand(0f32, 1., (1, 3, 30, 30), &Device::Cpu).unwrap()).unwrap();
             let read = |rows: std::ops::Range<usize>| Ok(picture.narrow(2, rows.start, rows.len())?);
-            let rows = crate::nets::strips::Rows { height, width, pixels: 1, read: &read };
-            for strength in [1.0, 0.5] {
+            // One pixel's worth of memory sends everything to a file, many keep it.
+            for (strength, pixels) in [(1.0, 1), (0.5, 1), (1.0, 90)] {
+                let rows = crate::nets::strips::Rows { height, width, pixels, read: &read };
                 let mut parts = Vec::new();
                 let mut on_rows = |_, rows| {
                     parts.push(rows);
@@ -405,12 +406,13 @@ mod tests {
 
     #[test]
     fn noise_depends_on_the_position_only() {
-        let whole = noise_map(8, 12, 3, &Device::Cpu).unwrap();
-        let part = noise_map(4, 5, 3, &Device::Cpu).unwrap();
-        let cut = whole.narrow(2, 0, 4).unwrap().narrow(3, 0, 5).unwrap();
+        let whole = noise_map(0, 8, 12, 3, &Device::Cpu).unwrap();
+        let part = noise_map(2, 4, 5, 3, &Device::Cpu).unwrap();
+        let cut = whole.narrow(2, 2, 4).unwrap().narrow(3, 0, 5).unwrap();
         let difference = (cut - part).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
         assert_eq!(difference, 0.0);
-        let large: Vec<f32> = noise_map(100, 100, 0, &Device::Cpu).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        let large: Vec<f32> =
+            noise_map(0, 100, 100, 0, &Device::Cpu).unwrap().flatten_all().unwrap().to_vec1().unwrap();
         let mean = large.iter().sum::<f32>() / 1e4;
         let variance = large.iter().map(|x| x * x).sum::<f32>() / 1e4;
         assert!(mean.abs() < 0.03 && (variance - 1.0).abs() < 0.05, "{mean} {variance}");

@@ -5,7 +5,7 @@
 //!
 //! Huang, Belongie, "Arbitrary style transfer in real-time with adaptive instance normalization", 2017.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::error::{Error, Result};
@@ -61,6 +61,18 @@ impl Statistics {
         let sample = pixels / (pixels - 1.0).max(1.0);
         let variance = ((deviation.sqr()? - MOMENTS_EPS)? * sample)?;
         Ok(Self { mean, deviation: (variance.maximum(0.0)? + EPS)?.sqrt()? })
+    }
+
+    /// Of features that were measured strip by strip.
+    fn from_total(statistics: &strips::Statistics, device: &Device) -> Result<Self> {
+        let (channels, pixels) = statistics.total();
+        let sample = pixels / (pixels - 1.0).max(1.0);
+        let row = |value: &dyn Fn(f64, f64) -> f64| {
+            let values: Vec<f32> = channels.iter().map(|&(mean, variance)| value(mean, variance) as f32).collect();
+            Tensor::from_vec(values, (1, channels.len()), device)
+        };
+        let deviation = row(&|_, variance| (variance * sample + EPS).sqrt())?;
+        Ok(Self { mean: row(&|mean, _| mean)?, deviation })
     }
 
     /// The weighted mean of several paintings' statistics; the weights are brought to a sum of 1.
@@ -129,10 +141,11 @@ impl Original {
         strength: f64,
         mask: Option<&Tensor>,
     ) -> Result<Tensor> {
+        check(strength)?;
         let (_, _, height, width) = content.dims4()?;
         let features = self.encode(&extend(content)?)?;
-        let mask = mask.map(|mask| self.shrink(mask, (height, width), &features)).transpose()?;
-        let mut xs = exchange(&features, style, strength, mask.as_ref())?;
+        let mask = mask.map(|mask| self.shrink(mask, (height, width))).transpose()?;
+        let mut xs = exchange(&features, &Statistics::of(&features)?, style, strength, mask.as_ref())?;
         for (number, layer) in self.decoder.iter().enumerate() {
             xs = layer.forward(&xs)?;
             if number + 1 < self.decoder.len() {
@@ -143,7 +156,7 @@ impl Original {
     }
 
     /// [`forward`](Self::forward) for a picture of any size: rows are read as they are needed and handed out as they are
-    /// finished; only the features are kept whole, 32 bytes for each pixel of the picture.
+    /// finished.
     ///
     /// # Errors
     /// As `forward`, and what the callbacks return.
@@ -157,18 +170,30 @@ impl Original {
         on_strip: &mut OnStrip<'_>,
     ) -> Result<()> {
         let (height, width) = (content.height, content.width);
+        check(strength)?;
         if height.min(width) < MIN_SIDE {
             return on_rows(0, self.forward(&(content.read)(0..height)?, style, strength, mask)?);
         }
-        let features = strips::gather(content, (UNIT, REACH), &|slab| self.encode(slab), &mut |_, _| Ok(()))?;
-        let mask = mask.map(|mask| self.shrink(mask, (height, width), &features)).transpose()?;
-        let features = exchange(&features, style, strength, mask.as_ref())?;
+        let mut features = strips::gather(content, (UNIT, REACH), &|slab| self.encode(slab), &mut |_, _| Ok(()))?;
+        let mask = mask.map(|mask| self.shrink(mask, (height, width))).transpose()?;
+        let own = Statistics::from_total(&features.statistics()?, self.encoder.device())?;
+        features.change(&|first, strip| {
+            let mask = mask.as_ref().map(|mask| mask.narrow(2, first, strip.dim(2)?)).transpose()?;
+            exchange(&strip, &own, style, strength, mask.as_ref())
+        })?;
         let mut up: Vec<Step<'_>> = self.decoder.iter().map(Layer::step).collect();
         if let Some(last) = up.last_mut() {
             last.relu = false;
         }
         let same = |xs: &Tensor| Ok(xs.clone());
-        let body = Body { enter: Box::new(same), down: Vec::new(), middle: Box::new(Ok), up, leave: Box::new(same) };
+        let body = Body {
+            enter: Box::new(same),
+            down: Vec::new(),
+            add: None,
+            residual: Vec::new(),
+            up,
+            leave: Box::new(same),
+        };
         strips::paint_up(&body, content, &features, UNIT, on_rows, on_strip)
     }
 
@@ -184,24 +209,27 @@ impl Original {
     }
 
     /// A mask of the picture's size at the features' size: the mean of the pixels each feature stands for.
-    fn shrink(&self, mask: &Tensor, (height, width): (usize, usize), features: &Tensor) -> Result<Tensor> {
+    fn shrink(&self, mask: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
         if mask.dims() != [1, 1, height, width] {
             let shape = mask.dims();
             return Err(Error::usage("--mask", format!("a mask of shape {shape:?} for {height} x {width} pixels")));
         }
-        let (_, _, rows, columns) = features.dims4()?;
-        let mask = mask.to_dtype(DType::F32)?;
+        let mask = strips::extend(&mask.to_dtype(DType::F32)?.to_device(self.encoder.device())?, MIN_SIDE)?;
+        let (_, _, height, width) = mask.dims4()?;
+        let (rows, columns) = (height.div_ceil(UNIT), width.div_ceil(UNIT));
         let mask = mask.pad_with_same(2, 0, rows * UNIT - height)?.pad_with_same(3, 0, columns * UNIT - width)?;
         Ok(mask.avg_pool2d(UNIT)?)
     }
 }
 
 /// `strength` of the way from the features to the same with the style's mean and deviation.
-fn exchange(features: &Tensor, style: &Statistics, strength: f64, mask: Option<&Tensor>) -> Result<Tensor> {
-    if !(0.0..=1.0).contains(&strength) {
-        return Err(Error::usage("--strength", format!("{strength} is not between 0 and 1")));
-    }
-    let own = Statistics::of(features)?;
+fn exchange(
+    features: &Tensor,
+    own: &Statistics,
+    style: &Statistics,
+    strength: f64,
+    mask: Option<&Tensor>,
+) -> Result<Tensor> {
     let factor = style.deviation.div(&own.deviation)?;
     let addend = (&style.mean - own.mean.mul(&factor)?)?;
     if let Some(mask) = mask {
@@ -211,6 +239,13 @@ fn exchange(features: &Tensor, style: &Statistics, strength: f64, mask: Option<&
     // The mixture of two linear maps is one.
     let factor = factor.affine(strength, 1.0 - strength)?;
     modulate(features, &factor, &(addend * strength)?, false)
+}
+
+fn check(strength: f64) -> Result<()> {
+    if (0.0..=1.0).contains(&strength) {
+        return Ok(());
+    }
+    Err(Error::usage("--strength", format!("{strength} is not between 0 and 1")))
 }
 
 fn extend(picture: &Tensor) -> Result<Tensor> {

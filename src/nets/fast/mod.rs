@@ -198,10 +198,16 @@ impl FastNet {
             });
             layers.collect()
         };
+        let residual = middle.iter().filter_map(|stage| match stage {
+            Stage::Residual(first, second) => Some((first, second)),
+            Stage::Plain(_) => None,
+        });
+        let residual = residual.map(|(first, second)| Ok((first.step(weights)?, second.step(weights)?)));
         let body = Body {
             enter: Box::new(|slab| self.enter(slab)),
             down: steps(down)?,
-            middle: Box::new(|xs| middle.iter().try_fold(xs, |xs, stage| stage.forward(&xs, weights))),
+            add: None,
+            residual: residual.collect::<Result<_>>()?,
             up: steps(up)?,
             leave: Box::new(|xs| self.leave(xs)),
         };

@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use super::{Compact, EPS, Layer, Modulation, SMALLEST, StyleCode, noise_map, normalised};
 use crate::error::{Error, Result};
 use crate::nets::strips::{self, Body, OnRows, OnStrip, Rows, Step};
-use crate::ops::trainable::{Padding, instance_norm, instance_norm_relu, relu};
+use crate::ops::trainable::{Padding, relu};
 
 impl Compact {
     /// [`forward`](Compact::forward) for one picture of any size in bounded memory: rows are read as they are needed and
@@ -77,27 +77,23 @@ impl Compact {
         let mut modulation = Modulation { code: code.0.clone(), at: 0 };
         let down = self.down.iter().map(|layer| normed(&mut modulation, layer)).collect::<Result<_>>()?;
         let gains = modulation.tail(self.config.painter[2])?;
-        let mut inner = Vec::new();
-        for layer in &self.residual {
-            inner.push((layer, modulation.next(layer.weight.dim(0)?)?));
+        let mut residual = Vec::with_capacity(self.config.blocks);
+        for block in self.residual.chunks_exact(2) {
+            let first = normed(&mut modulation, &block[0])?;
+            residual.push((first, Step { relu: false, ..normed(&mut modulation, &block[1])? }));
         }
         let mut up = self.up.iter().map(|layer| normed(&mut modulation, layer)).collect::<Result<Vec<_>>>()?;
         up.push(plain(&self.last));
-        let middle = |mut xs: Tensor| -> Result<Tensor> {
+        let add = |first: usize, xs: Tensor| -> Result<Tensor> {
             let (_, _, rows, columns) = xs.dims4()?;
-            let map = noise_map(rows, columns, noise, xs.device())?.to_dtype(xs.dtype())?;
-            xs = (xs + gains.unsqueeze(2)?.unsqueeze(3)?.broadcast_mul(&map)?)?;
-            for block in inner.chunks_exact(2) {
-                let [(first, (scale, shift)), (second, (last_scale, last_shift))] = block else { continue };
-                let inside = instance_norm_relu(&first.forward(&xs)?, scale, shift, EPS)?;
-                xs = (xs + instance_norm(&second.forward(&inside)?, last_scale, last_shift, EPS)?)?;
-            }
-            Ok(xs)
+            let map = noise_map(first, rows, columns, noise, xs.device())?.to_dtype(xs.dtype())?;
+            Ok((xs + gains.unsqueeze(2)?.unsqueeze(3)?.broadcast_mul(&map)?)?)
         };
         let body = Body {
             enter: Box::new(normalised),
             down,
-            middle: Box::new(middle),
+            add: Some(Box::new(add)),
+            residual,
             up,
             leave: Box::new(|xs| Ok(candle_nn::ops::sigmoid(xs)?)),
         };

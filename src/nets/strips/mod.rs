@@ -2,8 +2,10 @@
 //!
 //! A strip is taken with as many rows above and below as the layers see, which are dropped again. What would differ are the
 //! norms, which look at the whole picture; so their statistics are measured first, in one pass over the strips for each norm
-//! at full and half size. Everything at the coarsest size, a sixteenth of the picture or less, is kept whole. Where the
-//! picture ends, a strip ends too, so mirrored edges come out by themselves.
+//! at full and half size. What lies at the coarsest size, a sixteenth of the picture or less, is kept, in a temporary file if
+//! there is too much of it. Where the picture ends, a strip ends too, so mirrored edges come out by themselves.
+
+mod coarse;
 
 use std::ops::Range;
 
@@ -12,6 +14,7 @@ use candle_core::{DType, Device, Tensor};
 use crate::error::{Error, Result};
 use crate::ops::modulate;
 use crate::ops::trainable::moments;
+pub(super) use coarse::Coarse;
 
 /// Under the root of [`moments`], to be taken off again.
 const MOMENTS_EPS: f64 = 1e-5;
@@ -22,7 +25,8 @@ pub struct Rows<'a> {
     pub height: usize,
     /// Pixels of a row.
     pub width: usize,
-    /// About how many pixels to work on at a time; [`Rows::PIXELS`] takes up to 100 MB.
+    /// About how many pixels to work on at a time. It also says how much of the coarsest size stays in memory, 1 KiB for
+    /// each of these pixels; more goes to a temporary file.
     pub pixels: usize,
     /// Rows of the picture, `[1, 3, rows, width]` RGB in 0..1.
     pub read: &'a dyn Fn(Range<usize>) -> Result<Tensor>,
@@ -35,7 +39,12 @@ impl std::fmt::Debug for Rows<'_> {
 }
 
 impl Rows<'_> {
-    /// A good size of strips.
+    /// Bytes of the coarsest size to keep in memory.
+    fn keep(&self) -> usize {
+        self.pixels.saturating_mul(1 << 10)
+    }
+
+    /// A good size of strips: layers take about 100 MB at a time, and up to 512 MiB stay in memory.
     pub const PIXELS: usize = 1 << 19;
 }
 
@@ -47,6 +56,9 @@ pub type OnStrip<'a> = dyn FnMut(usize, usize) -> Result<()> + 'a;
 
 /// What a layer makes of its input.
 pub(super) type Map<'a> = Box<dyn Fn(&Tensor) -> Result<Tensor> + 'a>;
+
+/// The same for something that depends on the place: it is told the number of the first row.
+pub(super) type Place<'a> = Box<dyn Fn(usize, Tensor) -> Result<Tensor> + 'a>;
 
 /// A layer as the strips need it.
 pub(super) struct Step<'a> {
@@ -64,7 +76,10 @@ pub(super) struct Step<'a> {
 pub(super) struct Body<'a> {
     pub(super) enter: Map<'a>,
     pub(super) down: Vec<Step<'a>>,
-    pub(super) middle: Box<dyn Fn(Tensor) -> Result<Tensor> + 'a>,
+    /// What happens at the coarsest size before the residual blocks, given the number of the first row.
+    pub(super) add: Option<Place<'a>>,
+    /// Pairs of layers whose result is added to their input.
+    pub(super) residual: Vec<(Step<'a>, Step<'a>)>,
     pub(super) up: Vec<Step<'a>>,
     pub(super) leave: Map<'a>,
 }
@@ -94,7 +109,7 @@ impl Strips {
 
 /// Means and variances gathered strip by strip.
 #[derive(Default)]
-struct Statistics {
+pub(super) struct Statistics {
     parts: Vec<(f64, Vec<f32>, Vec<f32>)>,
 }
 
@@ -108,7 +123,7 @@ impl Statistics {
     }
 
     /// Mean and population variance of each channel, and pixels in all.
-    fn total(&self) -> (Vec<(f64, f64)>, f64) {
+    pub(super) fn total(&self) -> (Vec<(f64, f64)>, f64) {
         let pixels: f64 = self.parts.iter().map(|(pixels, ..)| pixels).sum();
         let channels = self.parts.first().map_or(0, |(_, means, _)| means.len());
         let channel = |channel: usize| {
@@ -213,7 +228,7 @@ pub(super) fn extend(picture: &Tensor, least: usize) -> Result<Tensor> {
     Ok(picture.pad_with_same(2, 0, missing(height))?.pad_with_same(3, 0, missing(width))?)
 }
 
-/// What `layers` make of a picture at the coarsest size, one row per `unit` rows, whole.
+/// What `layers` make of a picture at the coarsest size, one row per `unit` rows.
 ///
 /// `reach` is how many rows of the picture a result depends on above and below.
 pub(super) fn gather(
@@ -221,15 +236,15 @@ pub(super) fn gather(
     (unit, reach): (usize, usize),
     layers: &dyn Fn(&Tensor) -> Result<Tensor>,
     on_strip: &mut OnStrip<'_>,
-) -> Result<Tensor> {
+) -> Result<Coarse> {
     let strips = strips(picture, unit, reach)?;
-    let mut rows = Vec::with_capacity(strips.count());
+    let mut coarse = Coarse::new(&strips, picture.keep());
     for (number, (keep, take)) in strips.ranges().enumerate() {
         let slab = read(picture, take.clone(), strips.units, unit)?;
-        rows.push(cut(&layers(&slab)?, take.start, keep)?);
+        coarse.set(number, cut(&layers(&slab)?, take.start, keep)?)?;
         on_strip(number + 1, strips.count())?;
     }
-    Ok(Tensor::cat(&rows, 2)?)
+    Ok(coarse)
 }
 
 /// Mean and population standard deviation (with 1e-5 under the root) of what `layers` give, each output `[1, channels, ..]`
@@ -281,7 +296,7 @@ pub(super) fn paint(
     let last_normed = body.down.last().is_some_and(|step| step.norm.is_some());
     let down_passes = passes(&body.down) + usize::from(!last_normed);
     let up = up_strips(body, picture, unit)?;
-    let total = down_passes * strips.count() + (passes(&body.up) + 1) * up.count();
+    let total = down_passes * strips.count() + body.residual.len() + (passes(&body.up) + 1) * up.count();
     let mut done = 0;
     let mut tick = || {
         done += 1;
@@ -309,22 +324,30 @@ pub(super) fn paint(
         fixed.push(Some(fix(&statistics, norm)?));
     }
     let layers = |slab: &Tensor| through(&body.down, &fixed, (body.enter)(slab)?);
-    let coarse = gather(picture, (unit, reach), &layers, &mut |_, _| tick())?;
-    let coarse = match body.down.last() {
-        Some(step) => {
-            let fixed = match &step.norm {
-                Some(norm) => {
-                    let mut statistics = Statistics::default();
-                    statistics.add(&coarse)?;
-                    Some(fix(&statistics, norm)?)
-                }
-                None => None,
-            };
-            settle(step, fixed.as_ref(), coarse)?
-        }
-        None => coarse,
-    };
-    let coarse = (body.middle)(coarse)?;
+    let mut coarse = gather(picture, (unit, reach), &layers, &mut |_, _| tick())?;
+    if let Some(step) = body.down.last() {
+        let fixed = match &step.norm {
+            Some(norm) => Some(fix(&coarse.statistics()?, norm)?),
+            None => None,
+        };
+        coarse.change(&|_, strip| settle(step, fixed.as_ref(), strip))?;
+    }
+    if let Some(add) = &body.add {
+        coarse.change(add)?;
+    }
+    for (first, second) in &body.residual {
+        let known = |step: &Step<'_>, statistics: &Statistics| -> Result<Option<Fixed>> {
+            step.norm.as_ref().map(|norm| fix(statistics, norm)).transpose()
+        };
+        let (inner, statistics) = coarse.map(first.reach, &|slab| (first.convolve)(&slab))?;
+        let fixed = known(first, &statistics)?;
+        let layer = |slab| (second.convolve)(&settle(first, fixed.as_ref(), slab)?);
+        let (outer, statistics) = inner.map(second.reach, &layer)?;
+        drop(inner);
+        let fixed = known(second, &statistics)?;
+        coarse.add(outer, &|strip| settle(second, fixed.as_ref(), strip))?;
+        tick()?;
+    }
     rise(body, picture, &coarse, &up, on_rows, &mut tick)
 }
 
@@ -342,7 +365,7 @@ fn up_strips(body: &Body<'_>, picture: &Rows<'_>, unit: usize) -> Result<Strips>
 fn rise(
     body: &Body<'_>,
     picture: &Rows<'_>,
-    coarse: &Tensor,
+    coarse: &Coarse,
     strips: &Strips,
     on_rows: &mut OnRows<'_>,
     tick: &mut dyn FnMut() -> Result<()>,
@@ -357,14 +380,14 @@ fn rise(
         };
         let mut statistics = Statistics::default();
         for (keep, take) in strips.ranges() {
-            let xs = through(&body.up[..=number], &fixed, cut(coarse, 0, take.clone())?)?;
+            let xs = through(&body.up[..=number], &fixed, coarse.rows(take.clone())?)?;
             statistics.add(&cut(&xs, take.start * finer, keep.start * finer..keep.end * finer)?)?;
             tick()?;
         }
         fixed.push(Some(fix(&statistics, norm)?));
     }
     for (keep, take) in strips.ranges() {
-        let mut xs = through(&body.up, &fixed, cut(coarse, 0, take.clone())?)?;
+        let mut xs = through(&body.up, &fixed, coarse.rows(take.clone())?)?;
         if let (Some(step), Some(fixed)) = (body.up.last(), fixed.last()) {
             xs = settle(step, fixed.as_ref(), xs)?;
         }
@@ -379,7 +402,7 @@ fn rise(
 pub(super) fn paint_up(
     body: &Body<'_>,
     picture: &Rows<'_>,
-    coarse: &Tensor,
+    coarse: &Coarse,
     unit: usize,
     on_rows: &mut OnRows<'_>,
     on_strip: &mut OnStrip<'_>,
