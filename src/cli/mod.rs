@@ -7,6 +7,7 @@ mod completions;
 mod control;
 mod doctor;
 mod generate;
+mod inspect;
 mod interrupt;
 mod machine;
 mod nets;
@@ -45,6 +46,8 @@ pub(crate) enum Command {
     Stylize(Box<stylize::Args>),
     /// Write the control map of a picture
     Control(control::Args),
+    /// Show what a network keeps of a picture at each layer
+    Inspect(inspect::Args),
     /// List and show presets
     Presets(presets::Args),
     /// Tell what this program and this machine have, and what to do next
@@ -112,6 +115,7 @@ pub(crate) fn run(command: Command, printer: &Printer) -> anyhow::Result<()> {
         Command::Generate(args) => generate::run(&args, printer),
         Command::Stylize(args) => stylize::run(&args, printer),
         Command::Control(args) => control::run(&args, printer),
+        Command::Inspect(args) => inspect::run(&args, printer),
         Command::Presets(args) => presets::run(&args, printer),
         Command::Doctor(args) => doctor::run(&args, printer),
         Command::Bench(args) => bench::run(&args, printer),

@@ -5,6 +5,7 @@
 
 pub mod clip;
 mod jpeg;
+pub mod letters;
 pub mod read;
 pub mod resize;
 pub mod tensor;

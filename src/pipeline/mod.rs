@@ -2,6 +2,7 @@
 
 mod depth;
 pub mod diffusion;
+pub mod inspect;
 mod paint;
 pub mod parameters;
 mod perceptual;

@@ -422,3 +422,31 @@ fn recipes_of_other_programs_are_repeated_and_broken_ones_refused() {
     refused(&run(&["generate", "--from", &from, "-o", &out]), 1, "from.png");
     assert!(!place.path("never.png").exists());
 }
+
+#[test]
+fn inspect_writes_a_sheet_and_says_where_a_network_comes_from() {
+    let place = Place::new();
+    picture(&place.path("in.png"), 48, 40);
+    candle_core::safetensors::save(&super::vgg::weights("vgg16"), place.path("net.safetensors")).unwrap();
+    let (input, out, net) = (place.text("in.png"), place.text("sheet.png"), place.text("net.safetensors"));
+    let args = ["inspect", &input, "-o", &out, "--size", "32", "--steps", "2", "--layers", "relu1_1,relu3_1"];
+    let ran = run(&[&args[..], &["--backbone", &net, "--device", "cpu"]].concat());
+    assert_eq!((ran.code, ran.stdout.trim()), (Some(0), out.as_str()), "{}", ran.stderr);
+    let sheet = ::image::open(&out).unwrap();
+    assert!(sheet.width() > 900 && sheet.height() > 500);
+    std::fs::remove_file(&out).unwrap();
+
+    let mut command = program();
+    command.args(args).env("HF_HUB_CACHE", place.path("cache"));
+    let none = finish(command);
+    refused(&none, 1, "vgg19");
+    assert!(
+        none.stderr.contains("`impasto weights pull vgg19`") && none.stderr.contains("--backbone"),
+        "{}",
+        none.stderr
+    );
+    refused(&run(&["inspect", &input, "-o", &input, "--backbone", &net]), 2, "--output");
+    refused(&run(&["inspect", &input, "-o", &out, "--backbone", &input]), 1, "in.png");
+    refused(&run(&["inspect", &input, "-o", &out, "--backbone", &net, "--layers", "conv9"]), 2, "conv9");
+    assert_eq!(place.files(), ["in.png", "net.safetensors"]);
+}

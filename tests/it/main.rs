@@ -43,6 +43,7 @@ mod canny;
 mod controlnet;
 mod depth;
 mod image;
+mod inspect;
 mod ip_adapter;
 mod noise;
 mod samplers;

@@ -33,7 +33,7 @@ fn formula(name: &str, shape: &[usize], factor: f32) -> Tensor {
 }
 
 /// A file of that kind, by its public names.
-fn weights(kind: &str) -> HashMap<String, Tensor> {
+pub(crate) fn weights(kind: &str) -> HashMap<String, Tensor> {
     let text = std::fs::read(crate::fixture("vgg/vgg.json")).unwrap();
     let shapes: BTreeMap<String, BTreeMap<String, Vec<usize>>> = serde_json::from_slice(&text).unwrap();
     let expected = expected();
@@ -57,7 +57,7 @@ fn vb(weights: HashMap<String, Tensor>) -> VarBuilder<'static> {
     VarBuilder::from_tensors(weights, DType::F32, &crate::device())
 }
 
-fn open(kind: &str, pooling: Pooling) -> Backbone {
+pub(crate) fn open(kind: &str, pooling: Pooling) -> Backbone {
     Backbone::open(pooling, vb(weights(kind))).unwrap()
 }
 

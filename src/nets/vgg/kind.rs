@@ -26,6 +26,20 @@ pub enum Kind {
     Distilled(u8),
 }
 
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Vgg16 => write!(f, "VGG-16"),
+            Self::Vgg19 => write!(f, "VGG-19"),
+            Self::Vgg16Caffe => write!(f, "Caffe's VGG-16"),
+            Self::Vgg19Caffe => write!(f, "Caffe's VGG-19"),
+            Self::VggNormalised => write!(f, "AdaIN's VGG-19"),
+            Self::Hed => write!(f, "HED's VGG-16"),
+            Self::Distilled(block) => write!(f, "VGG-19 distilled to a sixteenth, up to block {block}"),
+        }
+    }
+}
+
 /// Convolutions per block.
 const BLOCKS_16: [usize; 5] = [2, 2, 3, 3, 3];
 const BLOCKS_19: [usize; 5] = [2, 2, 4, 4, 4];

@@ -251,6 +251,23 @@ impl Backbone {
         }
     }
 
+    /// How many pixels across one value of a layer sees.
+    ///
+    /// # Errors
+    /// When the layer is unknown.
+    pub fn sight(&self, layer: &str) -> Result<usize> {
+        let step = self.chain.taps[self.find(layer)?].step;
+        let mut sight = (1, 1);
+        for step in &self.chain.steps[..=step] {
+            let (seen, apart) = sight;
+            sight = match step {
+                Step::Conv(_) => (seen + 2 * apart, apart),
+                Step::Pool => (seen + apart, 2 * apart),
+            };
+        }
+        Ok(sight.0)
+    }
+
     /// Where the weights are.
     pub fn device(&self) -> &Device {
         &self.chain.device
