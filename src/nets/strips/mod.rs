@@ -26,7 +26,7 @@ pub struct Rows<'a> {
     /// Pixels of a row.
     pub width: usize,
     /// About how many pixels to work on at a time. It also says how much of the coarsest size stays in memory, 1 KiB for
-    /// each of these pixels; more goes to a temporary file.
+    /// each of these pixels; what is more goes to a temporary file.
     pub pixels: usize,
     /// Rows of the picture, `[1, 3, rows, width]` RGB in 0..1.
     pub read: &'a dyn Fn(Range<usize>) -> Result<Tensor>,
@@ -39,9 +39,9 @@ impl std::fmt::Debug for Rows<'_> {
 }
 
 impl Rows<'_> {
-    /// Bytes of the coarsest size to keep in memory.
+    /// Bytes of one layer at the coarsest size to keep in memory. A residual block has three of them.
     fn keep(&self) -> usize {
-        self.pixels.saturating_mul(1 << 10)
+        self.pixels.saturating_mul(1 << 10) / 3
     }
 
     /// A good size of strips: layers take about 100 MB at a time, and up to 512 MiB stay in memory.
