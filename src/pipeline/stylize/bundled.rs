@@ -26,7 +26,7 @@ pub struct BundledStyle {
 pub const STYLES: &[BundledStyle] = &[];
 
 /// The net for any style that came with the program, as safetensors.
-pub const ADAIN: Option<&[u8]> = None;
+pub const ADAIN: Option<&[u8]> = Some(include_bytes!("../../../weights/adain/any-style.safetensors"));
 
 impl BundledStyle {
     /// The style of a name.

@@ -34,10 +34,10 @@ struct Span {
 
 impl Span {
     fn cut(side: usize, tile: usize, margin: usize) -> Vec<Self> {
-        let tile = (tile / GRID * GRID).max(GRID);
+        let (cells, per_tile) = (side.div_ceil(GRID), (tile / GRID).max(1));
         // A picture that fits with the margins it would have is not cut.
-        let count = if side <= tile + 2 * margin { 1 } else { side.div_ceil(tile) };
-        let edge = |index: usize| if index == count { side } else { index * side / count / GRID * GRID };
+        let count = if side <= per_tile * GRID + 2 * margin { 1 } else { cells.div_ceil(per_tile) };
+        let edge = |index: usize| (index * cells / count * GRID).min(side);
         (0..count)
             .map(|index| {
                 let (from, to) = (edge(index), edge(index + 1));
