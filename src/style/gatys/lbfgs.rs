@@ -79,6 +79,6 @@ impl Lbfgs {
 }
 
 fn dot(left: &Tensor, right: &Tensor) -> Result<f64> {
-    let lines = (left * right)?.sum(left.rank() - 1)?.flatten_all()?.to_vec1::<f32>()?;
-    Ok(lines.iter().map(|&line| f64::from(line)).sum())
+    let lines = (left * right)?.sum(left.rank() - 1)?.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+    Ok(lines.iter().sum())
 }
