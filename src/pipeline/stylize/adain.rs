@@ -13,8 +13,9 @@ use crate::nets::adain::compact::{Compact, Config, SMALLEST, StyleCode};
 use crate::nets::strips::Rows;
 use crate::progress::{OnProgress, Progress, Stage};
 
-/// The long side of style pictures, where the user does not say.
-const STYLE_SIDE: u32 = 512;
+/// The long side of style pictures, where the user does not say: that of the picture painted, within these. Statistics of
+/// a painting enlarged beyond the photo are those of a softer painting; the net has learned at 256 and was tried up to 512.
+const STYLE_SIDE: std::ops::RangeInclusive<u32> = 256..=512;
 
 /// Repaints with the compact net.
 #[derive(Debug)]
@@ -71,8 +72,8 @@ impl Painter for AdainPainter {
         canvas::own_size(photo, size)
     }
 
-    fn style_side(&self, _: (u32, u32)) -> Option<u32> {
-        Some(STYLE_SIDE)
+    fn style_side(&self, (width, height): (u32, u32)) -> Option<u32> {
+        Some(width.max(height).clamp(*STYLE_SIDE.start(), *STYLE_SIDE.end()))
     }
 
     fn learn(&mut self, styles: &[Style], on_progress: &mut OnProgress<'_>) -> Result<()> {
