@@ -11,12 +11,14 @@ use std::path::{Path, PathBuf};
 
 use ::image::{Rgb, RgbImage, imageops};
 use candle_core::{Device, Tensor};
+use impasto::Error;
 use impasto::metrics::{
     Better, Metric, Nets, Subject, Suite, With, cfsd, check_gates, edges, frechet, histogram, ms_ssim, ssim,
 };
 use impasto::nets::hed::Hed;
 use impasto::nets::inception::{Flavour, Inception};
 use impasto::pipeline::{SuiteOptions, open_suite};
+use impasto::progress::Progress;
 use impasto::weights::Checkpoint;
 use serde_json::Value;
 
@@ -518,6 +520,26 @@ fn files_of_other_kinds_are_refused_by_name() {
     let squeeze = save(&place, "squeeze.safetensors", squeeze);
     let error = open_suite(&SuiteOptions { lpips: Some(squeeze), ..options() }, &crate::device()).unwrap_err();
     assert!(error.to_string().contains("SqueezeNet"), "{error}");
+}
+
+#[test]
+fn work_is_reported_and_can_be_stopped() {
+    let suite = Suite::new(Nets::default()).unwrap();
+    let [photo, style, painted] = case("even");
+    let (photo, style, painted) = (suite.look(&photo), suite.look(&style), suite.look(&painted));
+    let mut said = Vec::new();
+    let mut report = |progress: &Progress| {
+        said.push((progress.label.clone(), progress.done, progress.total));
+        if progress.done == 3 { Err(Error::Interrupted) } else { Ok(()) }
+    };
+    let stopped = suite.judge_watched(Some(&photo), Some(&style), &painted, None, &mut report);
+    assert!(matches!(stopped, Err(Error::Interrupted)));
+    let titles = suite.metrics().iter().map(|metric| metric.title);
+    let expected: Vec<_> = titles.zip(0..4).map(|(title, done)| (title.to_owned(), done, 4)).collect();
+    assert_eq!(said, expected);
+    // A second judgement goes by what was seen before, and says the same.
+    let judge = || suite.judge(Some(&photo), Some(&style), &painted, None).unwrap();
+    assert_eq!(judge(), judge());
 }
 
 /// The command, as a person meets it.
