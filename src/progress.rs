@@ -22,6 +22,8 @@ pub enum Stage {
     Train,
     /// A photo through a style net, or the steps of its optimisation.
     Stylize,
+    /// Pictures through the metrics.
+    Measure,
 }
 
 /// One report from long work.

@@ -139,6 +139,7 @@ fn verb(stage: Stage) -> &'static str {
         Stage::Sample | Stage::Stylize => "painting",
         Stage::Decode => "decoding",
         Stage::Train => "training",
+        Stage::Measure => "measuring",
     }
 }
 
@@ -148,7 +149,7 @@ fn style(stage: Stage) -> ProgressStyle {
             "{prefix:>11} [{bar:24}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left {wide_msg}"
         }
         Stage::Sample => "{prefix:>11} [{bar:24}] {pos}/{len} {elapsed} gone, {eta} left",
-        Stage::Stylize => "{prefix:>11} [{bar:24}] {pos}/{len} {elapsed} gone, {eta} left  {wide_msg}",
+        Stage::Stylize | Stage::Measure => "{prefix:>11} [{bar:24}] {pos}/{len} {elapsed} gone, {eta} left  {wide_msg}",
         Stage::Decode => "{prefix:>11} [{bar:24}] {pos}/{len}",
         Stage::Train => "{prefix:>11} [{bar:24}] {pos}/{len} {elapsed} gone, {eta} left {wide_msg}",
         Stage::Load | Stage::Encode => "{prefix:>11} [{bar:24}] {pos}/{len} {wide_msg}",
