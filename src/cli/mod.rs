@@ -9,6 +9,7 @@ mod doctor;
 mod generate;
 mod inspect;
 mod interrupt;
+mod loaded;
 mod machine;
 mod nets;
 mod presets;
