@@ -81,7 +81,9 @@ impl History {
         for entry in std::fs::read_dir(folder).map_err(wrong)? {
             let path = entry.map_err(wrong)?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if name == name_of(None) || (name.starts_with("batch-") && name.ends_with(".jsonl")) {
+            let is_log = name == name_of(None) || (name.starts_with("batch-") && name.ends_with(".jsonl"));
+            // A device or a pipe has nothing to tell, or no end.
+            if is_log && path.is_file() {
                 logs.push(path);
             }
         }

@@ -210,7 +210,8 @@ fn list(batch: &Batch, folder: &Folder, args: &Args, printer: &Printer) -> anyho
     let count = batch.order.len();
     let nets: HashSet<_> = batch.order.iter().map(|at| (batch.needs[*at].model, batch.needs[*at].adapters)).collect();
     let there = if there > 0 { format!("{there} of them are there; ") } else { String::new() };
-    printer.note(format_args!("{count} pictures, {there}{} sets of nets", nets.len()));
+    let nets = if nets.len() == 1 { "one set of nets".to_owned() } else { format!("{} sets of nets", nets.len()) };
+    printer.note(format_args!("{count} pictures, {there}{nets}"));
     Ok(())
 }
 
