@@ -169,7 +169,7 @@ fn wildcards_and_zips_are_laid_out() {
     studio.write("land/places.txt", "snow\nsun\n");
     // One text for a zip of two is of another length.
     let uneven = studio.batch(&["--dry-run"]);
-    refused(&uneven, 2, "jobs.toml:15: seed: 2 values, but prompt has 1");
+    refused(&uneven, 2, "jobs.toml:16: seed: 2 values, but prompt has 1");
 
     let text = std::fs::read_to_string(studio.path("jobs.toml")).unwrap();
     studio.write(
@@ -196,7 +196,7 @@ fn wildcards_and_zips_are_laid_out() {
     std::fs::remove_file(studio.path("animals.txt")).unwrap();
     let missing = studio.batch(&["--dry-run"]);
     assert_eq!(missing.code, Some(2));
-    assert!(missing.stderr.contains("jobs.toml:8: prompt: animals.txt"), "{}", missing.stderr);
+    assert!(missing.stderr.contains("jobs.toml:9: prompt: animals.txt"), "{}", missing.stderr);
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn what_needs_the_same_nets_is_painted_together() {
 fn one_model_serves_jobs_with_different_adapters() {
     let (adapter, encoder, controlnet) = (tiny("ip-adapter.safetensors"), tiny("image_encoder"), tiny("controlnet"));
     let studio = Studio::new(&generate(&format!(
-        "prompt = 'x'\n[[job]]\nprompt = 'x'\nip-adapter = '{adapter}'\nimage-encoder = '{encoder}'\n[job.matrix]\nstyle = 'styles'\n[[job]]\nprompt = 'x'\ncontrolnet = '{controlnet}'\nstructure = 'photos/a.png'\n[[job]]\ncommand = 'stylize'\nmethod = 'diffusion'\ncontent = 'photos/a.png'\nstrength = 0.5\nip-adapter = '{adapter}'\nimage-encoder = '{encoder}'\n[job.matrix]\nstyle = 'styles'\nseed = [1, 2]\n"
+        "prompt = 'x'\n[[job]]\nprompt = 'x'\nip-adapter = '{adapter}'\nimage-encoder = '{encoder}'\n[job.matrix]\nstyle = 'styles'\n[[job]]\nprompt = 'x'\ncontrolnet = '{controlnet}'\nstructure = 'photos/a.png'\n[[job]]\ncommand = 'stylize'\nmethod = 'diffusion'\ncontent = 'photos/a.png'\nstrength = 0.5\nsteps = 2\nip-adapter = '{adapter}'\nimage-encoder = '{encoder}'\n[job.matrix]\nstyle = 'styles'\nseed = [1, 2]\n"
     )));
     done(&studio.batch(&[]));
     let painted = studio.pictures("out");
@@ -493,7 +493,7 @@ fn what_is_wrong_in_a_file_is_told_by_line_and_key() {
         (head, "matrix = 3\n", "jobs.toml:5: matrix: is a table"),
         (head, "grid = ['seed']\n", "jobs.toml:5: grid: \"seed\" is no axis"),
         (head, "file = '{seed}.bmp'\n", "jobs.toml:5: file: "),
-        (head, "[job.matrix]\nstyle = 'nothing/*.png'\n", "jobs.toml:4: style: stands on line"),
+        (head, "[job.matrix]\nstyle = 'nothing/*.png'\n", "jobs.toml:6: style: stands on line 4"),
         (head, "[job.matrix]\nmask = ['photos/*.gif']\n", "jobs.toml:6: mask: photos/*.gif: fits no file"),
         (head, "[job.matrix]\nseed = []\n", "jobs.toml:6: seed: is no list"),
         (head, "[job.matrix]\nstrength = 0.5\n", "jobs.toml:6: strength: is no list"),

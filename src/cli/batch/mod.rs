@@ -34,6 +34,7 @@ use std::path::{Path, PathBuf};
 
 /// Arguments of `impasto batch`.
 #[derive(Debug, clap::Args)]
+#[command(allow_negative_numbers = true)]
 pub(crate) struct Args {
     /// The job file (docs/batch.md says what it holds); the paths in it are from its own folder
     #[arg(value_name = "JOBS.toml", required_unless_present = "schema")]

@@ -146,10 +146,11 @@ impl Grid<'_> {
         Some(sheet)
     }
 
-    /// The size of a picture: of the first one that is there.
+    /// What the pictures fit into.
     fn shape(&self) -> (u32, u32) {
-        let mut pictures = self.panels.iter().flat_map(|(_, pictures)| pictures);
-        pictures.find_map(|path| image::image_dimensions(path).ok()).map_or((256, 256), |(w, h)| (w.max(1), h.max(1)))
+        let pictures = self.panels.iter().flat_map(|(_, pictures)| pictures);
+        let sizes = pictures.filter_map(|path| image::image_dimensions(path).ok());
+        sizes.reduce(|a, b| (a.0.max(b.0), a.1.max(b.1))).unwrap_or((256, 256))
     }
 }
 
