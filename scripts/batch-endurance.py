@@ -20,6 +20,7 @@ PROGRAM = Path(sys.argv[1]).resolve()
 PICTURES = int(sys.argv[2]) if len(sys.argv) > 2 else 1000
 SIDE = int(sys.argv[3]) if len(sys.argv) > 3 else 64
 KILLS = 10
+STRENGTHS = ("0.2", "0.4", "0.6", "0.8", "1.0")
 
 
 def lines(log):
@@ -48,7 +49,7 @@ def main():
     (place / "photos").mkdir()
     # As many files as pictures per style: photos are read, hashed and decoded as they would be.
     photos = [fixtures / f"{name}.png" for name in ("astronaut", "chelsea", "coffee", "rocket")]
-    each = PICTURES // 4
+    each = PICTURES // 10
     for number in range(each):
         shutil.copy(photos[number % 4], place / f"photos/{number:04}.png")
     for name in ("coffee", "chelsea"):
@@ -61,9 +62,9 @@ size = {SIDE}
 file = "{{style}}-{{strength}}/{{content}}.png"
 [job.matrix]
 style = ["coffee.png", "chelsea.png"]
-strength = [0.6, 1.0]
+strength = [{", ".join(STRENGTHS)}]
 """)
-    total = 4 * each
+    total = 10 * each
     print(f"{total} pictures of {SIDE} pixels in {place}")
 
     # Memory and overhead: one run without a break.
@@ -88,7 +89,7 @@ strength = [0.6, 1.0]
     # The same photos, styles and strengths with the plain command.
     began = time.monotonic()
     for style in ("coffee", "chelsea"):
-        for strength in ("0.6", "1.0"):
+        for strength in STRENGTHS:
             out = place / f"plain/{style}-{strength}"
             out.parent.mkdir(exist_ok=True)
             line = [PROGRAM, "stylize", place / "photos", "--style", place / f"{style}.png", "--strength", strength]

@@ -644,6 +644,7 @@ fn fits(schema: &Value, root: &Value, value: &Value) -> bool {
             "enum" => want.as_array().unwrap().contains(value),
             "const" => want == value,
             "anyOf" => want.as_array().unwrap().iter().any(|schema| fits(schema, root, value)),
+            "allOf" => want.as_array().unwrap().iter().all(|schema| fits(schema, root, value)),
             "required" => value.as_object().is_none_or(|object| {
                 want.as_array().unwrap().iter().all(|key| object.contains_key(key.as_str().unwrap()))
             }),

@@ -1,8 +1,9 @@
 //! The log: a line of JSON for every picture, that survives whatever ends the process.
 //!
-//! A picture is flushed to disk and renamed into place, then its line is appended in one write and flushed to disk, then the
-//! next picture is begun. So a line stands for a picture that is there; what is there without its line is at most one picture.
-//! A line cut short by the end of the process or the machine is the last one, and is taken off before others follow.
+//! A picture is flushed to disk and renamed into place, then its line is appended in one write, then the next picture is begun.
+//! So a line stands for a picture that is there, and where the process ends, at most one picture is there without its line. The
+//! log is flushed to disk too, but not more often than every second: a power cut may take the lines of the last second, never
+//! their pictures, which are known by their recipes. A line cut short is the last one, and is taken off before others follow.
 
 use super::shard::Shard;
 use crate::cli::Printer;
@@ -13,6 +14,10 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The log is flushed no more often than this.
+const FLUSH: Duration = Duration::from_secs(1);
 
 /// How a picture ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +75,7 @@ pub(super) struct Log {
     path: PathBuf,
     file: File,
     length: u64,
+    flushed: Option<Instant>,
 }
 
 impl History {
@@ -134,7 +140,7 @@ impl Log {
         let wrong = |error| Error::io(&path, error);
         let file = File::options().create(true).append(true).read(true).open(&path).map_err(wrong)?;
         // A device or a pipe has no end to mend.
-        let mut log = Self { length: 0, file, path: path.clone() };
+        let mut log = Self { length: 0, file, path: path.clone(), flushed: None };
         if log.file.metadata().map_err(wrong)?.is_file() {
             log.mend(printer).map_err(wrong)?;
             // The name, so that a power cut does not take the whole log with it.
@@ -167,24 +173,33 @@ impl Log {
         self.file.sync_data()
     }
 
-    /// Appends a line. When this returns, it is on the disk. A line that does not fit leaves nothing of itself.
+    /// Appends a line. One that does not fit leaves nothing of itself.
     pub(super) fn append(&mut self, line: &Line) -> Result<()> {
-        let wrong = |error| Error::io(&self.path, error);
-        let mut text = serde_json::to_string(line).map_err(|error| wrong(error.into()))?;
+        let mut text = serde_json::to_string(line).map_err(|error| Error::io(&self.path, error.into()))?;
         text.push('\n');
-        match self.file.write_all(text.as_bytes()).and_then(|()| self.sync()) {
+        let written = self.file.write_all(text.as_bytes()).and_then(|()| match self.flushed {
+            Some(before) if before.elapsed() < FLUSH => Ok(()),
+            _ => self.sync(),
+        });
+        match written {
             Ok(()) => {
                 self.length += text.len() as u64;
                 Ok(())
             }
             Err(error) => {
                 let _ = self.file.set_len(self.length);
-                Err(wrong(error))
+                Err(Error::io(&self.path, error))
             }
         }
     }
 
-    fn sync(&self) -> std::io::Result<()> {
+    /// Flushes what was appended to the disk.
+    pub(super) fn flush(&mut self) -> Result<()> {
+        self.sync().map_err(|error| Error::io(&self.path, error))
+    }
+
+    fn sync(&mut self) -> std::io::Result<()> {
+        self.flushed = Some(Instant::now());
         match self.file.sync_data() {
             // Pipes and devices cannot be flushed.
             Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => Ok(()),

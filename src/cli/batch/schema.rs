@@ -10,8 +10,14 @@ const RANGE: &str = r"^ *\d+ *\.\.=? *\d+ *$";
 
 /// The schema.
 pub(super) fn of(keys: &Keys) -> Value {
-    let [generate, stylize] = Command::ALL.map(|command| job(keys, command));
-    let named = |name: &str| json!({ "$ref": format!("#/definitions/{name}") });
+    let mut definitions = Map::new();
+    definitions.insert("defaults".to_owned(), defaults(keys));
+    for command in Command::ALL {
+        let axes: Map<_, _> = keys.of(command).iter().map(|key| (key.name.clone(), axis(key))).collect();
+        definitions.insert(command.name().to_owned(), job(keys, command));
+        definitions
+            .insert(axes_of(command), json!({ "type": "object", "additionalProperties": false, "properties": axes }));
+    }
     json!({
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Job file of `impasto batch`",
@@ -20,34 +26,37 @@ pub(super) fn of(keys: &Keys) -> Value {
         "required": ["job"],
         "properties": {
             "output": { "type": "string", "minLength": 1, "description": said(&TOP, "output") },
-            "defaults": { "description": said(&TOP, "defaults"), "$ref": "#/definitions/defaults" },
+            "defaults": defined("defaults", said(&TOP, "defaults")),
             "job": {
                 "type": "array",
                 "minItems": 1,
                 "description": said(&TOP, "job"),
-                "items": { "anyOf": [named("generate"), named("stylize")] },
+                "items": { "anyOf": Command::ALL.map(|command| json!({ "$ref": at(command.name()) })) },
             },
         },
         "anyOf": [
             { "required": ["defaults"], "properties": { "defaults": { "required": ["command"] } } },
             { "properties": { "job": { "items": { "required": ["command"] } } } },
         ],
-        "definitions": { "defaults": defaults(keys), "generate": generate, "stylize": stylize },
+        "definitions": definitions,
     })
 }
 
+fn axes_of(command: Command) -> String {
+    format!("{}-axes", command.name())
+}
+
+fn at(name: &str) -> String {
+    format!("#/definitions/{name}")
+}
+
+// In this draft nothing else is read beside a reference.
+fn defined(name: &str, description: &str) -> Value {
+    json!({ "description": description, "allOf": [{ "$ref": at(name) }] })
+}
+
 fn job(keys: &Keys, command: Command) -> Value {
-    let of = keys.of(command);
     let mut properties = shared(&json!({ "const": command.name() }));
-    let axes: Map<_, _> = of.iter().map(|key| (key.name.clone(), axis(key))).collect();
-    let axes = |name| {
-        json!({
-            "type": "object",
-            "additionalProperties": false,
-            "properties": axes,
-            "description": said(&JOB, name),
-        })
-    };
     properties
         .insert("name".to_owned(), json!({ "type": "string", "pattern": r"\S", "description": said(&JOB, "name") }));
     properties.insert(
@@ -60,9 +69,10 @@ fn job(keys: &Keys, command: Command) -> Value {
             "description": said(&JOB, "grid"),
         }),
     );
-    properties.insert("matrix".to_owned(), axes("matrix"));
-    properties.insert("zip".to_owned(), axes("zip"));
-    properties.extend(of.iter().map(|key| (key.name.clone(), plain(key))));
+    for name in ["matrix", "zip"] {
+        properties.insert(name.to_owned(), defined(&axes_of(command), said(&JOB, name)));
+    }
+    properties.extend(keys.of(command).iter().map(|key| (key.name.clone(), plain(key))));
     json!({ "type": "object", "additionalProperties": false, "properties": properties })
 }
 

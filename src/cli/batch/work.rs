@@ -94,6 +94,7 @@ pub(super) fn run(
             }
         }
     }
+    log.flush()?;
     super::draw(batch, folder, args, printer)?;
     match (out_of_time, failed) {
         (None, 0) => Ok(()),
