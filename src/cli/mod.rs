@@ -2,6 +2,7 @@
 //!
 //! Commands take plain typed arguments and a [`Printer`]; they return errors and never print them.
 
+mod batch;
 mod bench;
 mod completions;
 mod control;
@@ -9,6 +10,7 @@ mod doctor;
 mod generate;
 mod inspect;
 mod interrupt;
+mod loaded;
 mod machine;
 mod metrics;
 mod nets;
@@ -45,6 +47,8 @@ pub(crate) enum Command {
     Generate(Box<generate::Args>),
     /// Repaint photos in the style of a painting
     Stylize(Box<stylize::Args>),
+    /// Paint a file of jobs, overnight or on many machines
+    Batch(Box<batch::Args>),
     /// Write the control map of a picture
     Control(control::Args),
     /// Show what a network keeps of a picture at each layer
@@ -117,6 +121,7 @@ pub(crate) fn run(command: Command, printer: &Printer) -> anyhow::Result<()> {
     match command {
         Command::Generate(args) => generate::run(&args, printer),
         Command::Stylize(args) => stylize::run(&args, printer),
+        Command::Batch(args) => batch::run(&args, printer),
         Command::Control(args) => control::run(&args, printer),
         Command::Inspect(args) => inspect::run(&args, printer),
         Command::Metrics(args) => metrics::run(&args, printer),
