@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """A thousand pictures, killed at random ten times: what is left, what it cost, and how memory went.
 
-    cargo build --release && python3 scripts/batch-endurance.py target/release/impasto [PICTURES [SIDE]]
+    cargo build --release && python3 scripts/batch-endurance.py target/release/impasto [PICTURES [SIDE [STRENGTHS]]]
 
-Three parts, each of which ends the script with an error where it does not hold:
+Three parts; the first ends the script with an error where it does not hold, the others print what they find:
 
 1. Loss. One batch is killed (SIGKILL) ten times at random moments and resumed. All pictures are there once and are the bytes of
    an uninterrupted run, every line of the log is whole, every picture has one line, no temporary file is left.
@@ -20,7 +20,9 @@ PROGRAM = Path(sys.argv[1]).resolve()
 PICTURES = int(sys.argv[2]) if len(sys.argv) > 2 else 1000
 SIDE = int(sys.argv[3]) if len(sys.argv) > 3 else 64
 KILLS = 10
-STRENGTHS = ("0.2", "0.4", "0.6", "0.8", "1.0")
+COUNT = int(sys.argv[4]) if len(sys.argv) > 4 else 5
+# Pictures of one style and strength are painted together: twice as many groups as there are strengths.
+STRENGTHS = [str((number + 1) / COUNT) for number in range(COUNT)]
 
 
 def lines(log):
@@ -49,7 +51,7 @@ def main():
     (place / "photos").mkdir()
     # As many files as pictures per style: photos are read, hashed and decoded as they would be.
     photos = [fixtures / f"{name}.png" for name in ("astronaut", "chelsea", "coffee", "rocket")]
-    each = PICTURES // 10
+    each = PICTURES // (2 * COUNT)
     for number in range(each):
         shutil.copy(photos[number % 4], place / f"photos/{number:04}.png")
     for name in ("coffee", "chelsea"):
@@ -64,7 +66,7 @@ file = "{{style}}-{{strength}}/{{content}}.png"
 style = ["coffee.png", "chelsea.png"]
 strength = [{", ".join(STRENGTHS)}]
 """)
-    total = 10 * each
+    total = 2 * COUNT * each
     print(f"{total} pictures of {SIDE} pixels in {place}")
 
     # Memory and overhead: one run without a break.

@@ -431,7 +431,7 @@ fn two_processes_do_not_share_a_folder_by_accident() {
 #[test]
 fn time_and_disks_run_out_in_good_order() {
     let studio = Studio::new(&stylize(FORTY).replace("0..10", "0..5"));
-    let short = studio.batch(&["--max-hours", "0.00003"]);
+    let short = studio.batch(&["--max-hours", "0.000005"]);
     assert_eq!(short.code, Some(1));
     assert!(short.stderr.contains("hours are over with"), "{}", short.stderr);
     assert!(short.stderr.contains("--resume"), "{}", short.stderr);
