@@ -6,6 +6,7 @@ pub mod device;
 pub mod diffusion;
 pub mod error;
 pub mod image;
+pub mod metrics;
 pub mod nets;
 pub mod ops;
 pub mod pipeline;

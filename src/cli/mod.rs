@@ -10,6 +10,7 @@ mod generate;
 mod inspect;
 mod interrupt;
 mod machine;
+mod metrics;
 mod nets;
 mod presets;
 mod printer;
@@ -48,6 +49,8 @@ pub(crate) enum Command {
     Control(control::Args),
     /// Show what a network keeps of a picture at each layer
     Inspect(inspect::Args),
+    /// Measure what a painted picture kept of the photo and took on of the painting
+    Metrics(Box<metrics::Args>),
     /// List and show presets
     Presets(presets::Args),
     /// Tell what this program and this machine have, and what to do next
@@ -116,6 +119,7 @@ pub(crate) fn run(command: Command, printer: &Printer) -> anyhow::Result<()> {
         Command::Stylize(args) => stylize::run(&args, printer),
         Command::Control(args) => control::run(&args, printer),
         Command::Inspect(args) => inspect::run(&args, printer),
+        Command::Metrics(args) => metrics::run(&args, printer),
         Command::Presets(args) => presets::run(&args, printer),
         Command::Doctor(args) => doctor::run(&args, printer),
         Command::Bench(args) => bench::run(&args, printer),

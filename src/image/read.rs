@@ -56,7 +56,7 @@ pub fn open_grey(path: impl AsRef<Path>) -> Result<GrayImage> {
 }
 
 /// ITU-R 601 luma with Pillow's 16-bit weights.
-fn luma(Rgb([r, g, b]): Rgb<u8>) -> u8 {
+pub(crate) fn luma(Rgb([r, g, b]): Rgb<u8>) -> u8 {
     ((u32::from(r) * 19_595 + u32::from(g) * 38_470 + u32::from(b) * 7_471 + 0x8000) >> 16) as u8
 }
 

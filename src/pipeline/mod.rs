@@ -3,6 +3,7 @@
 mod depth;
 pub mod diffusion;
 pub mod inspect;
+mod measure;
 mod paint;
 pub mod parameters;
 mod perceptual;
@@ -14,6 +15,7 @@ pub mod stylize;
 
 pub use depth::open_depth;
 pub use diffusion::{Diffusion, ModelPaths};
+pub use measure::{SuiteOptions, open_suite};
 pub use paint::Prepared;
 pub use perceptual::{default_backbone, open_backbone};
 pub use request::Request;

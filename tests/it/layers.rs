@@ -12,7 +12,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("control", &["image", "ops", "nets"]),
     ("style", &["ops", "image", "nets"]),
     ("weights", &[]),
-    ("metrics", &["image", "ops", "nets", "style"]),
+    ("metrics", &["image", "ops", "nets", "style", "control"]),
     ("pipeline", &["ops", "image", "nets", "diffusion", "control", "style", "weights", "metrics"]),
     ("train", &["style", "nets", "image", "ops", "weights"]),
     ("report", &["metrics", "image"]),

@@ -135,6 +135,11 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    /// The token that ends a prompt.
+    pub fn end(&self) -> u32 {
+        self.end
+    }
+
     /// How many tokens there are.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)

@@ -290,9 +290,21 @@ impl Backbone {
         if self.survives(side, deepest.step) {
             return Ok(());
         }
-        let least = (1..=64).find(|&side| self.survives(side, deepest.step)).unwrap_or(64);
+        let least = self.least(deepest);
         let reason = format!("{width} x {height} pixels are too few for {}", deepest.name);
         Err(Error::usage("picture", reason).with_hint(format!("it needs at least {least} a side")))
+    }
+
+    /// The smallest side of a picture that something is left of at a layer, in pixels.
+    ///
+    /// # Errors
+    /// When the layer is unknown.
+    pub fn least_side(&self, layer: &str) -> Result<usize> {
+        Ok(self.least(&self.chain.taps[self.find(layer)?]))
+    }
+
+    fn least(&self, deepest: &Tap) -> usize {
+        (1..=64).find(|&side| self.survives(side, deepest.step)).unwrap_or(64)
     }
 
     fn survives(&self, mut side: usize, deepest: usize) -> bool {
