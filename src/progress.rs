@@ -22,6 +22,10 @@ pub enum Stage {
     Train,
     /// A photo through a style net, or the steps of its optimisation.
     Stylize,
+    /// Pictures through the metrics.
+    Measure,
+    /// Files of a report.
+    Report,
 }
 
 /// One report from long work.

@@ -139,6 +139,8 @@ fn verb(stage: Stage) -> &'static str {
         Stage::Sample | Stage::Stylize => "painting",
         Stage::Decode => "decoding",
         Stage::Train => "training",
+        Stage::Measure => "measuring",
+        Stage::Report => "writing",
     }
 }
 
@@ -148,10 +150,10 @@ fn style(stage: Stage) -> ProgressStyle {
             "{prefix:>11} [{bar:24}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left {wide_msg}"
         }
         Stage::Sample => "{prefix:>11} [{bar:24}] {pos}/{len} {elapsed} gone, {eta} left",
-        Stage::Stylize => "{prefix:>11} [{bar:24}] {pos}/{len} {elapsed} gone, {eta} left  {wide_msg}",
+        Stage::Stylize | Stage::Measure => "{prefix:>11} [{bar:24}] {pos}/{len} {elapsed} gone, {eta} left  {wide_msg}",
         Stage::Decode => "{prefix:>11} [{bar:24}] {pos}/{len}",
         Stage::Train => "{prefix:>11} [{bar:24}] {pos}/{len} {elapsed} gone, {eta} left {wide_msg}",
-        Stage::Load | Stage::Encode => "{prefix:>11} [{bar:24}] {pos}/{len} {wide_msg}",
+        Stage::Load | Stage::Encode | Stage::Report => "{prefix:>11} [{bar:24}] {pos}/{len} {wide_msg}",
     };
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
 }

@@ -72,7 +72,7 @@ impl Edges {
     /// For each place, how many lines up or down the nearest edge is; `None` where the column has none.
     fn lines_away(&self) -> Vec<Option<usize>> {
         let (width, height) = (self.width, self.marks.len() / self.width.max(1));
-        let mut away = vec![None; self.marks.len()];
+        let mut away: Vec<Option<usize>> = vec![None; self.marks.len()];
         for x in 0..width {
             let mut pass = |rows: &mut dyn Iterator<Item = usize>| {
                 let mut last: Option<usize> = None;

@@ -118,7 +118,7 @@
   const cells = [];
   const pairs = [];
   const groups = [];
-  const shownMetrics = ["content-distance", "style-distance", "ssim", "histogram"]
+  const shownMetrics = ["content-distance", "style-distance", "ssim", "histogram-distance"]
     .map((name) => report.metrics.findIndex((metric) => metric.name === name)).filter((at) => at >= 0).slice(0, 2);
 
   function source(kind, url, name, ratio) {

@@ -14,8 +14,8 @@ use super::{Anchor, Report, plain};
 
 /// What tells how much of the content is kept, the preferred metric first; then of the style. A distance by a network
 /// where one is there, else what needs none.
-const CONTENT: [&str; 3] = ["content-distance", "lpips", "ssim"];
-const STYLE: [&str; 3] = ["style-distance", "gram-distance", "histogram"];
+const CONTENT: [&str; 3] = ["content-distance", "lpips-alex", "ssim"];
+const STYLE: [&str; 3] = ["style-distance", "clip-style", "histogram-distance"];
 
 /// Colours of methods (Okabe, Ito 2008: told apart by colour-blind eyes too), on light and on dark ground.
 const COLOURS: [(&str, &str); 7] = [

@@ -104,8 +104,10 @@ fn cell(report: &Report, (variant, metric): (usize, usize), columns: &[Column]) 
 fn wins(report: &Report, metric: usize, columns: &[Column]) -> Vec<Vec<Option<f64>>> {
     let higher = direction(report, metric);
     let against = |own: usize, other: usize| win_rate(pairs(&columns[own], &columns[other]), higher?);
-    let row = |own: usize| (0..columns.len()).map(|other| if own == other { None } else { against(own, other) });
-    (0..columns.len()).map(|own| row(own).collect()).collect()
+    let row = |own: usize| {
+        (0..columns.len()).map(|other| if own == other { None } else { against(own, other) }).collect()
+    };
+    (0..columns.len()).map(row).collect()
 }
 
 /// Whether more is better by a metric; `None` where neither way is.

@@ -86,7 +86,7 @@ fn cells(report: &Report, row: &Row, columns: &BTreeSet<&String>) -> Vec<String>
     cells.extend(row.values.iter().map(|value| number(*value)));
     let given: Vec<_> = settings(row).collect();
     cells.extend(columns.iter().map(|column| {
-        given.iter().find(|(flag, _)| flag == *column).map_or_else(String::new, |(_, value)| plain(value))
+        given.iter().find(|(flag, _)| flag == column).map_or_else(String::new, |(_, value)| plain(value))
     }));
     cells.extend([row.error.clone().unwrap_or_default(), found.warnings.join("; "), found.sha256.clone()]);
     cells
