@@ -3,6 +3,7 @@
 //! Commands take plain typed arguments and a [`Printer`]; they return errors and never print them.
 
 mod bench;
+mod compare;
 mod completions;
 mod control;
 mod doctor;
@@ -45,6 +46,8 @@ pub(crate) enum Command {
     Generate(Box<generate::Args>),
     /// Repaint photos in the style of a painting
     Stylize(Box<stylize::Args>),
+    /// Compare methods on the same photos and paintings, in pictures and numbers
+    Compare(Box<compare::Args>),
     /// Write the control map of a picture
     Control(control::Args),
     /// Show what a network keeps of a picture at each layer
@@ -117,6 +120,7 @@ pub(crate) fn run(command: Command, printer: &Printer) -> anyhow::Result<()> {
     match command {
         Command::Generate(args) => generate::run(&args, printer),
         Command::Stylize(args) => stylize::run(&args, printer),
+        Command::Compare(args) => compare::run(&args, printer),
         Command::Control(args) => control::run(&args, printer),
         Command::Inspect(args) => inspect::run(&args, printer),
         Command::Metrics(args) => metrics::run(&args, printer),

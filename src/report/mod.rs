@@ -57,6 +57,8 @@ pub struct Report {
     pub variants: Vec<Variant>,
     /// What was measured.
     pub metrics: Vec<Metric>,
+    /// What was measured of all pictures of a variant together.
+    pub set_metrics: Vec<Metric>,
     /// What could not be.
     pub absent: Vec<Absent>,
     /// What must hold of every measurement.
@@ -91,6 +93,8 @@ pub struct Variant {
     pub anchor: Option<Anchor>,
     /// How long its nets took to load, in seconds.
     pub load_seconds: Option<f64>,
+    /// The metrics of all its pictures together, in the order of [`Report::set_metrics`].
+    pub sets: Vec<Option<f64>>,
 }
 
 /// The two ends between which methods lie.
@@ -212,6 +216,8 @@ fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Null => String::new(),
+        // 1 and not 1.0, as JavaScript has it.
+        Value::Number(number) if number.is_f64() => number.as_f64().map_or_else(String::new, |it| it.to_string()),
         other => other.to_string(),
     }
 }

@@ -78,7 +78,7 @@
   }
   const heading = (...children) => el("th", { scope: "col" }, ...children);
   fill($("table"),
-    [heading("Method"), report.metrics.map((metric) => heading(metric.title, el("span", { class: "way" }, ways[metric.better])))],
+    [heading("Method"), [...report.metrics, ...report["set-metrics"]].map((metric) => heading(metric.title, el("span", { class: "way" }, ways[metric.better])))],
     report.variants.map((variant, index) => el("tr", { class: variant.anchor ? "anchor-row" : null },
       el("th", { scope: "row" }, variantName(index)),
       report.metrics.map((metric, at) => {
@@ -88,7 +88,8 @@
         return el("td", {}, el("span", { class: cell.best && painted.length > 1 ? "best" : null }, show(cell.median)),
           cell.count > 1 ? el("span", { class: "small" }, `${show(cell.low)} – ${show(cell.high)}`) : null,
           cell.wins === null ? null : el("span", { class: "small" }, `wins ${percent(cell.wins)}`));
-      }))));
+      }),
+      report["set-metrics"].map((metric, at) => el("td", {}, number(variant.sets[at], metric.digits))))));
 
   const comparable = report.metrics.map((_, at) => at).filter((at) => report.metrics[at].better !== "none");
   function duel() {
@@ -105,7 +106,7 @@
     duel();
   } else $("duel-part").hidden = true;
 
-  $("metrics").append(...report.metrics.flatMap((metric) => [el("dt", {}, metric.title), el("dd", {}, coded(metric.about), ` In the files: ${metric.name}; ${ways[metric.better]}.`)]));
+  $("metrics").append(...[...report.metrics, ...report["set-metrics"]].flatMap((metric) => [el("dt", {}, metric.title), el("dd", {}, coded(metric.about), ` In the files: ${metric.name}; ${ways[metric.better]}.`)]));
   if (report.absent.length) {
     fill($("absent"), [heading("Metric"), heading("Why"), heading("How to have it")],
       report.absent.map((absent) => el("tr", {}, el("th", { scope: "row" }, absent.metric.title),
@@ -235,7 +236,7 @@
     const row = report.rows[at];
     const variant = report.variants[row.variant];
     $("viewer-title").replaceChildren(...variantName(row.variant).filter(Boolean),
-      el("span", { class: "setting" }, ` ${report.contents[row.content].name} as ${report.styles[row.style].name}`));
+      el("span", { class: "setting" }, ` · ${report.contents[row.content].name} as ${report.styles[row.style].name}`));
     $("stage").style.setProperty("--shape", shape(row.size));
     $("stage").style.setProperty("--ratio", (row.size[0] || 4) / (row.size[1] || 3));
     $("after").src = pictures.rows[at];
