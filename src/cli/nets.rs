@@ -36,6 +36,11 @@ pub(crate) fn locate(flag: &str, net: &Path, printer: &Printer) -> anyhow::Resul
     }
 }
 
+/// Checks that a net is one that has a name, or a path that exists.
+pub(crate) fn check(flag: &str, net: &Path) -> Result<()> {
+    if net.exists() || named(net)?.is_some() { Ok(()) } else { Err(missing(flag, net)) }
+}
+
 fn missing(flag: &str, net: &Path) -> Error {
     let name = net.display();
     let is_path = net.components().count() > 1 || net.extension().is_some();

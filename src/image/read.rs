@@ -12,7 +12,7 @@ use ::image::{
     metadata::Orientation,
 };
 
-pub use super::text::png_text;
+pub use super::text::{jpeg_comment, png_text};
 use super::{jpeg, whole};
 use crate::error::{Error, Result};
 

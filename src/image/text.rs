@@ -19,6 +19,8 @@ const MAX_TEXT: usize = 16 << 20;
 const MAX_TEXTS: usize = 1024;
 /// The most chunks of any kind: a picture in chunks of a few bytes is an attack on our time.
 const MAX_CHUNKS: usize = 1 << 20;
+/// The most segments before a JPEG's data.
+const MAX_SEGMENTS: usize = 1024;
 const SIGNATURE: [u8; 8] = *b"\x89PNG\r\n\x1a\n";
 
 /// Keyword and text of every `tEXt`, `zTXt` and `iTXt` chunk, in file order.
@@ -77,6 +79,47 @@ pub fn png_text(path: impl AsRef<Path>) -> Result<Vec<(String, String)>> {
         }
     }
     Err(Error::file(path, format!("PNG picture is damaged: more than {MAX_CHUNKS} chunks")))
+}
+
+/// The first comment of a JPEG, where there is one.
+///
+/// Walks the segments before the picture's data (ITU T.81, B.1); none of them is longer than 64 KiB.
+///
+/// # Errors
+/// When the file cannot be read or is not a JPEG.
+pub fn jpeg_comment(path: impl AsRef<Path>) -> Result<Option<String>> {
+    let path = path.as_ref();
+    let io = |source: std::io::Error| match source.kind() {
+        ErrorKind::UnexpectedEof => {
+            Error::file(path, "JPEG picture is cut short").with_hint("fetch or export it again")
+        }
+        _ => Error::io(path, source),
+    };
+    let mut file = BufReader::new(File::open(path).map_err(io)?);
+    let mut start = [0; 2];
+    file.read_exact(&mut start).map_err(io)?;
+    if start != [0xff, 0xd8] {
+        return Err(Error::file(path, "is not a JPEG picture"));
+    }
+    for _ in 0..MAX_SEGMENTS {
+        let mut head = [0; 4];
+        file.read_exact(&mut head).map_err(io)?;
+        let [0xff, kind, high, low] = head else {
+            return Err(Error::file(path, "JPEG picture is damaged: a segment does not begin where the last one ends"));
+        };
+        // The length counts itself.
+        let length = u16::from_be_bytes([high, low]).saturating_sub(2);
+        match kind {
+            0xda => return Ok(None),
+            0xfe => {
+                let mut text = vec![0; usize::from(length)];
+                file.read_exact(&mut text).map_err(io)?;
+                return Ok(String::from_utf8(text).ok());
+            }
+            _ => file.seek_relative(i64::from(length)).map_err(io)?,
+        }
+    }
+    Ok(None)
 }
 
 /// One chunk's keyword and text: `Some(None)` when malformed, `None` when the text is longer than `limit`.

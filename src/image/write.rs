@@ -30,7 +30,13 @@ pub fn png(path: impl AsRef<Path>, picture: &RgbImage, text: &[(String, String)]
     if picture.width() == 0 || picture.height() == 0 {
         return Err(Error::file(path, "cannot be written: the picture has no pixels"));
     }
-    replace(path, |file| encode(file, picture, text).map_err(io::Error::from))
+    replace(path, |file| {
+        encode(file, picture, text).map_err(|error| match error {
+            // As the system said it: whether the disk is full makes a difference.
+            png::EncodingError::IoError(error) => error,
+            other => io::Error::from(other),
+        })
+    })
 }
 
 fn encode(file: &mut dyn Write, picture: &RgbImage, text: &[(String, String)]) -> Result<(), png::EncodingError> {

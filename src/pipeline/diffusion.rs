@@ -50,6 +50,14 @@ pub struct ModelPaths {
     pub prediction_type: Option<String>,
 }
 
+impl ModelPaths {
+    /// Whether these mean the same checkpoint, whatever the adapters.
+    pub fn same_model(&self, other: &Self) -> bool {
+        let model = |paths: &Self| (paths.model.clone(), paths.variant.clone(), paths.prediction_type.clone());
+        model(self) == model(other)
+    }
+}
+
 /// A Stable Diffusion model with its adapters, ready to paint any number of pictures.
 #[derive(Debug)]
 pub struct Diffusion {
@@ -145,6 +153,20 @@ impl Diffusion {
     /// Not by default: it takes the IP-Adapter's memory beside the UNet's.
     pub fn keep_encoded(&mut self, keep: bool) {
         self.keep_encoded = keep;
+    }
+
+    /// Changes the ControlNet and the IP-Adapter to those of `paths`. The model itself stays, loaded if it was; a net that
+    /// changes is let go of.
+    pub fn change_adapters(&mut self, paths: &ModelPaths) {
+        if self.paths.controlnet != paths.controlnet {
+            self.controlnet = None;
+            self.paths.controlnet.clone_from(&paths.controlnet);
+        }
+        if (&self.paths.ip_adapter, &self.paths.image_encoder) != (&paths.ip_adapter, &paths.image_encoder) {
+            self.encoded = None;
+            self.paths.ip_adapter.clone_from(&paths.ip_adapter);
+            self.paths.image_encoder.clone_from(&paths.image_encoder);
+        }
     }
 
     /// Side length in pixels of the pictures the model was trained on.

@@ -5,15 +5,19 @@
 mod output;
 pub(super) mod plan;
 
+use super::loaded::Loaded;
+use super::printer::Bar;
 use super::{Printer, interrupt, writable};
 use impasto::device::{Backend, Precision};
 use impasto::image;
-use impasto::pipeline::recipe::Recipe;
+use impasto::pipeline::recipe::{Found, Recipe};
 use impasto::pipeline::settings::Settings;
-use impasto::pipeline::{Diffusion, open_depth};
+use impasto::pipeline::{Diffusion, Prepared, open_depth};
 use plan::Plan;
 use serde::Serialize;
-use std::path::PathBuf;
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Instant;
 
 /// Arguments of `impasto generate`.
@@ -109,47 +113,25 @@ struct Painted<'a> {
 /// Paints.
 pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
     let printer = &printer.quieter(args.json);
-    let mut plan = Plan::new(args)?;
+    let plan = Plan::new(args)?;
     output::check(&args.output, &plan)?;
     args.control_map.as_ref().map_or(Ok(()), |map| writable::check("--control-map", map, &writable::PNG))?;
-    let mut request = plan.request()?;
-    for warning in std::mem::take(&mut plan.warnings) {
-        printer.warn(warning);
-    }
     super::set_threads(args.threads)?;
-    let (device, _) = args.device.open()?;
-    let dtype = plan.dtype.unwrap_or_else(|| Precision::for_device(&device));
-    let paths = plan.paths(printer)?;
-    if let Some(net) = plan.depth_model(printer)? {
-        request.control = open_depth(&net, &device)?;
-    }
-    let mut diffusion = Diffusion::open(&paths, &device, dtype.dtype())?;
-    diffusion.keep_loaded(plan.count > 1);
-    let mut bar = printer.bar();
-    let prepared = diffusion.prepare(&request, &mut |progress| bar.report(progress))?;
-    bar.clear();
-    // What went in is prepared now; the memory is the UNet's.
-    drop(request);
-    for warning in &prepared.warnings {
-        printer.warn(warning);
-    }
-    if let (Some(path), Some(map)) = (&args.control_map, prepared.control_map()) {
+    let (seeds, row, count) = (plan.seeds(), plan.row, plan.count);
+    let easel = Easel::new(plan, args.device, count > 1, &mut Loaded::default(), printer)?;
+    if let (Some(path), Some(map)) = (&args.control_map, easel.prepared.control_map()) {
         image::write::png(path, map, &[])?;
     }
-    for (index, seed) in plan.seeds().enumerate() {
+    let mut bar = printer.bar();
+    for (index, seed) in seeds.enumerate() {
         interrupt::check()?;
         let started = Instant::now();
-        let row = plan.row + index;
-        let picture = diffusion.paint(&prepared, seed, row, &mut |progress| bar.report(progress))?;
-        bar.clear();
-        let recipe = plan.recipe(seed, row, dtype, picture.dimensions());
-        let path = output::name(&args.output, seed, plan.count);
-        image::write::png(&path, &picture, &recipe.texts()?)?;
+        let path = output::name(&args.output, seed, count);
+        let (recipe, (width, height)) = easel.paint(seed, row + index, &path, &mut bar)?;
         let seconds = started.elapsed().as_secs_f64();
         if args.json {
-            let (width, height) = picture.dimensions();
             let path = path.to_string_lossy().into_owned();
-            let warnings = &prepared.warnings;
+            let warnings = &easel.warnings;
             printer.json(&Painted { path, seed, seconds, width, height, warnings, recipe: &recipe })?;
         } else {
             printer.line(path.display())?;
@@ -157,4 +139,86 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The checkpoint of a picture and its adapters, as texts that are equal where the nets are. Everything that can be checked
+/// without opening a picture or a net is.
+pub(super) fn nets(args: &Args) -> impasto::Result<(String, String)> {
+    let plan = Plan::new(args)?;
+    plan.check_nets()?;
+    Ok(plan.nets(args.device))
+}
+
+/// Finds the nets of a picture, fetching those that have a name and are not here yet.
+pub(super) fn locate(args: &Args, printer: &Printer) -> anyhow::Result<()> {
+    Plan::new(args)?.locate(printer)
+}
+
+/// Whether the picture in a file is the one that would be painted, by its recipe.
+pub(super) fn is_painted(args: &Args, path: &Path) -> bool {
+    match (Plan::new(args), Recipe::read(path)) {
+        (Ok(plan), Ok(Found::Ours(recipe))) => plan.leads_to(&recipe),
+        _ => false,
+    }
+}
+
+/// A plan with its nets open and everything prepared that does not depend on the seed.
+pub(super) struct Easel {
+    plan: Plan,
+    dtype: Precision,
+    diffusion: Rc<RefCell<Diffusion>>,
+    prepared: Prepared,
+    /// What the user should know about the pictures.
+    pub(super) warnings: Vec<String>,
+}
+
+impl Easel {
+    /// Reads the pictures, opens the nets and prepares, for one picture or for `several`. Warnings are printed.
+    pub(super) fn new(
+        mut plan: Plan,
+        backend: Backend,
+        several: bool,
+        loaded: &mut Loaded,
+        printer: &Printer,
+    ) -> anyhow::Result<Self> {
+        let mut request = plan.request()?;
+        let mut warnings = std::mem::take(&mut plan.warnings);
+        for warning in &warnings {
+            printer.warn(warning);
+        }
+        let (device, _) = backend.open()?;
+        let dtype = plan.dtype.unwrap_or_else(|| Precision::for_device(&device));
+        let paths = plan.paths(printer)?;
+        if let Some(net) = plan.depth_model(printer)? {
+            request.control = open_depth(&net, &device)?;
+        }
+        let diffusion = loaded.diffusion(&paths, &device, dtype.dtype())?;
+        diffusion.borrow_mut().keep_loaded(several);
+        let mut bar = printer.bar();
+        let prepared = diffusion.borrow_mut().prepare(&request, &mut |progress| bar.report(progress))?;
+        bar.clear();
+        // What went in is prepared now; the memory is the UNet's.
+        drop(request);
+        for warning in &prepared.warnings {
+            printer.warn(warning);
+        }
+        warnings.extend(prepared.warnings.iter().cloned());
+        Ok(Self { plan, dtype, diffusion, prepared, warnings })
+    }
+
+    /// Paints one picture into a file. Gives its recipe, width and height.
+    pub(super) fn paint(
+        &self,
+        seed: u64,
+        row: usize,
+        path: &Path,
+        bar: &mut Bar,
+    ) -> impasto::Result<(Recipe, (u32, u32))> {
+        let mut diffusion = self.diffusion.borrow_mut();
+        let picture = diffusion.paint(&self.prepared, seed, row, &mut |progress| bar.report(progress))?;
+        bar.clear();
+        let recipe = self.plan.recipe(seed, row, self.dtype, picture.dimensions());
+        image::write::png(path, &picture, &recipe.texts()?)?;
+        Ok((recipe, picture.dimensions()))
+    }
 }

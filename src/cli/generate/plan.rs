@@ -5,7 +5,7 @@
 use super::Args;
 use crate::cli::{Printer, nets};
 use impasto::control::Kind;
-use impasto::device::Precision;
+use impasto::device::{Backend, Precision};
 use impasto::image::read;
 use impasto::pipeline::diffusion::ModelPaths;
 use impasto::pipeline::preset::{self, Preset};
@@ -161,6 +161,42 @@ impl Plan {
             paths.image_encoder = Some(nets::encoder_beside(adapter, &paths.model)?);
         }
         Ok(paths)
+    }
+
+    /// Finds the nets, fetching those that have a name and are not here yet.
+    pub(in crate::cli) fn locate(&self, printer: &Printer) -> anyhow::Result<()> {
+        self.paths(printer)?;
+        self.depth_model(printer)?;
+        Ok(())
+    }
+
+    /// Checks that every net is one that has a name, or a path that exists.
+    pub(in crate::cli) fn check_nets(&self) -> Result<()> {
+        let Nets { model, ip_adapter, image_encoder, controlnet, depth_model } = &self.nets;
+        nets::check("--model", model)?;
+        let others = [
+            ("--ip-adapter", ip_adapter),
+            ("--image-encoder", image_encoder),
+            ("--controlnet", controlnet),
+            ("--depth-model", depth_model),
+        ];
+        others.into_iter().try_for_each(|(flag, net)| net.as_ref().map_or(Ok(()), |net| nets::check(flag, net)))
+    }
+
+    /// The checkpoint with what it computes on, and its adapters, as texts that are equal where they are the same.
+    pub(in crate::cli) fn nets(&self, device: Backend) -> (String, String) {
+        let Nets { model, ip_adapter, image_encoder, controlnet, depth_model } = &self.nets;
+        let model = format!("{model:?} {:?} {device} {:?}", self.settings.prediction_type, self.dtype);
+        (model, format!("{controlnet:?} {ip_adapter:?} {image_encoder:?} {depth_model:?}"))
+    }
+
+    /// Whether a recipe is that of the first picture of this plan. What follows from the nets or the machine alone (a size, a
+    /// type) may be any.
+    pub(in crate::cli) fn leads_to(&self, recipe: &Recipe) -> bool {
+        let side = |wanted: Option<u32>, found: Option<u32>| wanted.or(found).unwrap_or_default();
+        let size =
+            (side(self.settings.width, recipe.settings.width), side(self.settings.height, recipe.settings.height));
+        self.recipe(self.seed, self.row, self.dtype.unwrap_or(recipe.dtype), size) == *recipe
     }
 
     /// What to write into one picture.

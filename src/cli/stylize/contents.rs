@@ -46,10 +46,24 @@ impl Contents {
     }
 }
 
-enum Expanded {
+/// What a path stands for.
+pub(in crate::cli) enum Expanded {
+    /// Itself.
     File,
+    /// The pictures in a folder.
     Folder(Vec<PathBuf>),
+    /// The files whose names fit a pattern.
     Pattern(Vec<PathBuf>),
+}
+
+impl Expanded {
+    /// The pictures that `path` stands for.
+    pub(in crate::cli) fn pictures(self, path: &Path) -> Vec<PathBuf> {
+        match self {
+            Self::File => vec![path.to_path_buf()],
+            Self::Folder(pictures) | Self::Pattern(pictures) => pictures,
+        }
+    }
 }
 
 /// The picture in a folder whose name is `stem` and any ending.
@@ -62,7 +76,8 @@ fn is_picture(name: &OsStr) -> bool {
     ending.is_some_and(|ending| PICTURES.iter().any(|known| ending.eq_ignore_ascii_case(known)))
 }
 
-fn expand(path: &Path) -> Result<Expanded> {
+/// Finds what a path, a folder or a pattern stands for.
+pub(in crate::cli) fn expand(path: &Path) -> Result<Expanded> {
     if path.is_dir() {
         let photos = list(path, is_picture)?;
         if photos.is_empty() {

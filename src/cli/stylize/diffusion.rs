@@ -1,13 +1,14 @@
 //! `--method diffusion`: the flags of `impasto generate` that make sense here, and its plan.
 
 use super::Args;
+use crate::cli::loaded::Loaded;
 use crate::cli::{Printer, generate};
 use impasto::control::Kind;
 use impasto::device::Precision;
+use impasto::pipeline::open_depth;
 use impasto::pipeline::preset::Preset;
 use impasto::pipeline::settings::Settings;
 use impasto::pipeline::stylize::DiffusionPainter;
-use impasto::pipeline::{Diffusion, open_depth};
 use impasto::{Error, Result};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -109,7 +110,13 @@ impl Plan {
     }
 
     /// Opens the nets, to keep them and what does not depend on the photo where there are `several`.
-    pub(super) fn painter(&self, args: &Args, several: bool, printer: &Printer) -> anyhow::Result<DiffusionPainter> {
+    pub(super) fn painter(
+        &self,
+        args: &Args,
+        several: bool,
+        loaded: &mut Loaded,
+        printer: &Printer,
+    ) -> anyhow::Result<DiffusionPainter> {
         let (device, _) = args.device.open()?;
         let dtype = args.dtype.unwrap_or_else(|| Precision::for_device(&device));
         let paths = self.plan.paths(printer)?;
@@ -117,10 +124,21 @@ impl Plan {
         if let Some(net) = self.plan.depth_model(printer)? {
             request.control = open_depth(&net, &device)?;
         }
-        let mut diffusion = Diffusion::open(&paths, &device, dtype.dtype())?;
-        diffusion.keep_loaded(several);
-        diffusion.keep_encoded(several);
-        Ok(DiffusionPainter::new(diffusion, request, args.seed, self.keep_structure))
+        let diffusion = loaded.diffusion(&paths, &device, dtype.dtype())?;
+        diffusion.borrow_mut().keep_loaded(several);
+        diffusion.borrow_mut().keep_encoded(several);
+        Ok(DiffusionPainter::sharing(diffusion, request, args.seed, self.keep_structure))
+    }
+
+    /// Finds the nets, fetching those that are not here yet.
+    pub(super) fn locate(&self, printer: &Printer) -> anyhow::Result<()> {
+        self.plan.locate(printer)
+    }
+
+    /// Checkpoint and adapters, as texts that are equal where the nets are.
+    pub(super) fn nets(&self, args: &Args) -> Result<(String, String)> {
+        self.plan.check_nets()?;
+        Ok(self.plan.nets(args.device))
     }
 
     /// Nets and settings, for the recipe.

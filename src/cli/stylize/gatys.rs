@@ -153,7 +153,14 @@ impl Flags {
         }
     }
 
-    fn backbone(&self, printer: &Printer) -> anyhow::Result<PathBuf> {
+    /// The network by its name or path, which is checked, and how it is run.
+    pub(super) fn network(&self) -> Result<String> {
+        self.backbone.as_ref().map_or(Ok(()), |net| nets::check("--backbone", net))?;
+        Ok(format!("{:?} {:?}", self.backbone, self.pooling))
+    }
+
+    /// Where the network is. A named one that is not here yet is fetched.
+    pub(super) fn backbone(&self, printer: &Printer) -> anyhow::Result<PathBuf> {
         match &self.backbone {
             Some(net) => nets::locate("--backbone", net, printer),
             None => Ok(default_backbone(&Cache::from_env()?)?),

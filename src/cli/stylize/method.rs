@@ -3,6 +3,7 @@
 use super::style::Wanted;
 use super::{Args, diffusion, gatys};
 use crate::cli::Printer;
+use crate::cli::loaded::Loaded;
 use impasto::image::read;
 use impasto::pipeline::recipe::Input;
 use impasto::pipeline::settings::Settings as DiffusionSettings;
@@ -15,11 +16,10 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 
-/// The method with its styles read and its flags checked.
+/// The method with its flags checked.
 pub(super) struct Chosen {
-    /// The style pictures.
-    pub(super) styles: Vec<Style>,
-    method: Method,
+    /// The method.
+    pub(super) method: Method,
     wanted: Vec<Wanted>,
     plan: Plan,
 }
@@ -39,7 +39,7 @@ enum Net {
 }
 
 impl Chosen {
-    /// Checks flags and reads the style pictures; opens no net.
+    /// Checks flags; opens no picture and no net.
     pub(super) fn new(args: &Args) -> Result<Self> {
         stylize::check_part("--strength", args.settings.strength)?;
         let wanted = args.style.iter().map(|style| Wanted::parse(style)).collect::<Result<Vec<_>>>()?;
@@ -58,8 +58,39 @@ impl Chosen {
                 Plan::Gatys(Box::new(args.gatys.clone()))
             }
         };
-        let styles = if method == Method::Fast { Vec::new() } else { pictures(&wanted)? };
-        Ok(Self { styles, method, wanted, plan })
+        if method != Method::Fast {
+            check_pictures(&wanted)?;
+        }
+        Ok(Self { method, wanted, plan })
+    }
+
+    /// Reads the style pictures.
+    pub(super) fn styles(&self) -> Result<Vec<Style>> {
+        let picture = |wanted: &Wanted| Ok(Style { picture: read::open(&wanted.path)?, weight: wanted.weight });
+        let pictures = if self.method == Method::Fast { &[][..] } else { &self.wanted };
+        pictures.iter().map(picture).collect()
+    }
+
+    /// Finds the nets that have names, fetching those that are not here yet.
+    pub(super) fn locate(&self, printer: &Printer) -> anyhow::Result<()> {
+        match &self.plan {
+            Plan::Adain | Plan::Fast(_) => Ok(()),
+            Plan::Gatys(flags) => flags.backbone(printer).map(drop),
+            Plan::Diffusion(plan) => plan.locate(printer),
+        }
+    }
+
+    /// The net with what it computes on, and its adapters, as texts that are equal where they are the same.
+    pub(super) fn nets(&self, args: &Args) -> Result<(String, String)> {
+        let device = args.device;
+        Ok(match &self.plan {
+            Plan::Adain => {
+                (format!("adain {:?} {:?} {:?} {device}", args.net, args.encoder, args.decoder), String::new())
+            }
+            Plan::Fast(_) => (format!("fast {:?} {:?} {device}", args.net, self.wanted), String::new()),
+            Plan::Gatys(flags) => (format!("gatys {} {device}", flags.network()?), String::new()),
+            Plan::Diffusion(plan) => plan.nets(args)?,
+        })
     }
 
     /// The files that go in beside the photos.
@@ -71,7 +102,13 @@ impl Chosen {
     }
 
     /// Opens the nets, for one photo or for several.
-    pub(super) fn painter(&self, args: &Args, several: bool, printer: &Printer) -> anyhow::Result<Box<dyn Painter>> {
+    pub(super) fn painter(
+        &self,
+        args: &Args,
+        several: bool,
+        loaded: &mut Loaded,
+        printer: &Printer,
+    ) -> anyhow::Result<Box<dyn Painter>> {
         let strength = args.settings.strength.unwrap_or(1.0);
         match &self.plan {
             Plan::Adain => {
@@ -93,7 +130,7 @@ impl Chosen {
                 Ok(Box::new(painter))
             }
             Plan::Gatys(flags) => Ok(Box::new(flags.painter(args, printer)?)),
-            Plan::Diffusion(plan) => Ok(Box::new(plan.painter(args, several, printer)?)),
+            Plan::Diffusion(plan) => Ok(Box::new(plan.painter(args, several, loaded, printer)?)),
         }
     }
 
@@ -129,7 +166,7 @@ impl Chosen {
             settings.insert("smooth".into(), value(&args.smooth.unwrap_or(super::SMOOTH))?);
         }
         let style = |wanted: &Wanted| Ok(WeightedInput { input: Input::of(&wanted.path)?, weight: wanted.weight });
-        let pictures = if self.styles.is_empty() { &[][..] } else { &self.wanted };
+        let pictures = if self.method == Method::Fast { &[][..] } else { &self.wanted };
         Ok(Recipe {
             version: stylize::VERSION,
             program: concat!("impasto ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -160,18 +197,15 @@ fn bundled(wanted: &Wanted) -> Option<&'static BundledStyle> {
     BundledStyle::find(wanted.path.to_str()?).filter(|_| !wanted.path.exists())
 }
 
-fn pictures(wanted: &[Wanted]) -> Result<Vec<Style>> {
+fn check_pictures(wanted: &[Wanted]) -> Result<()> {
     if wanted.is_empty() {
         return Err(Error::usage("--style", "is missing").with_hint("say which painting: --style IMAGE"));
     }
-    let picture = |wanted: &Wanted| {
-        if let Some(style) = bundled(wanted) {
-            return Err(Error::usage("--style", format!("{} is a net for one style, not a picture", style.name))
-                .with_hint("use --method fast, or give a picture"));
-        }
-        Ok(Style { picture: read::open(&wanted.path)?, weight: wanted.weight })
-    };
-    wanted.iter().map(picture).collect()
+    if let Some(style) = wanted.iter().find_map(bundled) {
+        return Err(Error::usage("--style", format!("{} is a net for one style, not a picture", style.name))
+            .with_hint("use --method fast, or give a picture"));
+    }
+    stylize::check_weights(wanted.iter().map(|wanted| wanted.weight))
 }
 
 // Without --net every style is a net: one that came with the program, or a file. With it, the styles are the net's, by number.

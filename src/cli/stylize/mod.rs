@@ -3,13 +3,14 @@
 //! Everything that can be wrong is found before anything large is loaded: flags, then names, then style pictures, then nets.
 //! A photo that cannot be painted does not stop the others.
 
-mod contents;
+pub(super) mod contents;
 mod diffusion;
 mod gatys;
 mod method;
 mod output;
 mod style;
 
+use super::loaded::Loaded;
 use super::{Printer, interrupt};
 use contents::Contents;
 pub(crate) use diffusion::PRESET;
@@ -17,11 +18,10 @@ use impasto::device::{Backend, Precision};
 use impasto::image::{read, write};
 use impasto::pipeline::recipe::Input;
 use impasto::pipeline::settings::Settings as DiffusionSettings;
-use impasto::pipeline::stylize::{self, Method, Painting, Recipe, Stylizer};
+use impasto::pipeline::stylize::{self, Method, Painting, Recipe, Style, Stylizer};
 use impasto::progress::Progress;
 use impasto::style::colour::PreserveColor;
 use impasto::{Error, Result};
-use output::Job;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -130,7 +130,7 @@ struct Painted<'a> {
 /// How long each stage took. The style is encoded once for all photos, so it counts for the first of them.
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct Seconds {
+pub(super) struct Seconds {
     read: f64,
     encode_style: f64,
     stylize: f64,
@@ -138,7 +138,8 @@ struct Seconds {
 }
 
 impl Seconds {
-    fn all(&self) -> f64 {
+    /// All of it.
+    pub(super) fn all(&self) -> f64 {
         self.read + self.encode_style + self.stylize + self.write
     }
 }
@@ -169,6 +170,7 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
         return Err(Error::usage("--frames", "needs a folder of frames, or a pattern that several files fit").into());
     }
     let method = method::Chosen::new(args)?;
+    let styles = method.styles()?;
     let output = args.output.as_deref().unwrap_or(Path::new(""));
     let (mut jobs, folder) = output::plan(output, args.format, &contents, &method.inputs(args))?;
     for error in &contents.missing {
@@ -178,14 +180,8 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
     if args.skip_existing {
         jobs.retain(|job| !job.output.exists());
     }
-    let masks = Masks::open(args.mask.as_deref())?;
-    let recipe = method.recipe(args)?;
     super::set_threads(args.threads)?;
-    let painter = method.painter(args, jobs.len() > 1, printer)?;
-    let smooth = args.frames.then(|| args.smooth.unwrap_or(SMOOTH));
-    let settings =
-        stylize::Settings { size: args.size, style_size: args.style_size, preserve_color: args.preserve_color, smooth };
-    let mut stylizer = Stylizer::new(painter, method.styles, settings)?;
+    let mut easel = Easel::new(args, &method, styles, jobs.len() > 1, &mut Loaded::default(), printer)?;
     if let Some(folder) = folder {
         std::fs::create_dir(&folder).map_err(|error| Error::io(&folder, error))?;
     }
@@ -194,7 +190,7 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
         interrupt::check()?;
         let place = if total > 1 { format!("{} of {}: ", index + 1, jobs.len()) } else { String::new() };
         let label = format!("{place}{}", job.photo.display());
-        match paint(&mut stylizer, job, &masks, &recipe, printer, &label) {
+        match easel.paint(&job.photo, &job.output, printer, &label) {
             Ok((recipe, seconds, warnings)) if args.json => {
                 let text = |path: &Path| path.to_string_lossy().into_owned();
                 let (path, content) = (text(&job.output), text(&job.photo));
@@ -220,45 +216,145 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn paint(
-    stylizer: &mut Stylizer,
-    job: &Job,
-    masks: &Masks,
-    recipe: &Recipe,
-    printer: &Printer,
-    label: &str,
-) -> Result<(Recipe, Seconds, Vec<String>)> {
-    let started = Instant::now();
-    let mut bar = printer.bar();
-    let photo = read::open(&job.photo)?;
-    let mask = masks.of(&job.photo)?;
-    let mut recipe = Recipe { content: Input::of(&job.photo)?, ..recipe.clone() };
-    let read = started.elapsed().as_secs_f64();
-    let grey = mask.as_deref().map(read::open_grey).transpose()?;
-    recipe.mask = mask.as_deref().map(Input::of).transpose()?;
-    stylizer.begin(&job.output);
-    let painting = stylizer.paint(&photo, grey.as_ref(), &mut |progress| {
-        bar.report(&Progress { label: label.to_owned(), ..progress.clone() })
-    })?;
-    bar.clear();
-    let Painting { picture, warnings, encoding, painting } = painting;
-    recipe.size = picture.dimensions();
-    let writing = Instant::now();
-    let json = recipe.json()?;
-    let is_jpeg =
-        job.output.extension().is_some_and(|it| it.eq_ignore_ascii_case("jpg") || it.eq_ignore_ascii_case("jpeg"));
-    if is_jpeg {
-        write::jpeg(&job.output, &picture, &json)?;
-    } else {
-        write::png(&job.output, &picture, &[(stylize::KEYWORD.to_owned(), json)])?;
+/// A method with its nets open and its styles read, ready for photos.
+pub(super) struct Easel {
+    stylizer: Stylizer,
+    recipe: Recipe,
+    masks: Masks,
+}
+
+/// What a painting needs, for who paints many.
+pub(super) struct Nets {
+    /// The net with what it computes on: equal where nothing else has to be loaded.
+    pub(super) model: String,
+    /// Its adapters.
+    pub(super) adapters: String,
+    /// The flags that can change without [`Easel::open`].
+    pub(super) changeable: &'static [&'static str],
+}
+
+/// Checks everything that can be checked without opening a picture or a net.
+pub(super) fn nets(args: &Args) -> Result<Nets> {
+    let method = method::Chosen::new(args)?;
+    args.for_every_photo().check()?;
+    method.recipe(args)?;
+    if let Some(mask) = &args.mask {
+        std::fs::metadata(mask).map_err(|error| Error::io(mask, error))?;
     }
-    let seconds = Seconds {
-        read,
-        encode_style: encoding.as_secs_f64(),
-        stylize: painting.as_secs_f64(),
-        write: writing.elapsed().as_secs_f64(),
+    let (model, adapters) = method.nets(args)?;
+    let changeable: &[_] = match method.method {
+        Method::Adain | Method::Diffusion => &["content", "mask", "size", "preserve-color", "style", "style-size"],
+        Method::Gatys => &["content", "mask", "size", "preserve-color", "style"],
+        Method::Fast => &["content", "mask", "size", "preserve-color"],
     };
-    Ok((recipe, seconds, warnings))
+    Ok(Nets { model, adapters, changeable })
+}
+
+/// Finds the nets, fetching those that have a name and are not here yet.
+pub(super) fn locate(args: &Args, printer: &Printer) -> anyhow::Result<()> {
+    method::Chosen::new(args)?.locate(printer)
+}
+
+/// Whether the painting in a file is the one that would be painted of a photo, by its recipe.
+pub(super) fn is_painted(args: &Args, photo: &Path, path: &Path) -> bool {
+    let painted = || {
+        let masks = Masks::open(args.mask.as_deref())?;
+        let recipe = recipe_of(&method::Chosen::new(args)?.recipe(args)?, &masks, photo)?;
+        let found = Recipe::read(path)?;
+        // The diffusion method paints at multiples of 8.
+        let long = found.size.0.max(found.size.1);
+        let sized = args.size.is_none_or(|size| (long..long + 8).contains(&size));
+        Ok::<_, Error>(sized && Recipe { size: found.size, ..recipe } == found)
+    };
+    painted().unwrap_or(false)
+}
+
+// The recipe for a photo, but for the painting's size.
+fn recipe_of(recipe: &Recipe, masks: &Masks, photo: &Path) -> Result<Recipe> {
+    let mask = masks.of(photo)?.as_deref().map(Input::of).transpose()?;
+    Ok(Recipe { content: Input::of(photo)?, mask, ..recipe.clone() })
+}
+
+impl Easel {
+    /// Reads the styles and opens the nets, for any number of photos.
+    pub(super) fn open(args: &Args, loaded: &mut Loaded, printer: &Printer) -> anyhow::Result<Self> {
+        let method = method::Chosen::new(args)?;
+        let styles = method.styles()?;
+        Self::new(args, &method, styles, true, loaded, printer)
+    }
+
+    /// Goes on with the same nets where only flags have changed that are [`Nets::changeable`].
+    pub(super) fn restyle(&mut self, args: &Args) -> Result<()> {
+        let method = method::Chosen::new(args)?;
+        self.masks = Masks::open(args.mask.as_deref())?;
+        self.recipe = method.recipe(args)?;
+        self.stylizer.restyle(method.styles()?, args.for_every_photo())
+    }
+
+    /// Opens the nets, for one photo or for `several`.
+    fn new(
+        args: &Args,
+        method: &method::Chosen,
+        styles: Vec<Style>,
+        several: bool,
+        loaded: &mut Loaded,
+        printer: &Printer,
+    ) -> anyhow::Result<Self> {
+        let masks = Masks::open(args.mask.as_deref())?;
+        let recipe = method.recipe(args)?;
+        let painter = method.painter(args, several, loaded, printer)?;
+        let stylizer = Stylizer::new(painter, styles, args.for_every_photo())?;
+        Ok(Self { stylizer, recipe, masks })
+    }
+
+    /// Paints one photo into a file.
+    pub(super) fn paint(
+        &mut self,
+        photo: &Path,
+        output: &Path,
+        printer: &Printer,
+        label: &str,
+    ) -> Result<(Recipe, Seconds, Vec<String>)> {
+        let started = Instant::now();
+        let mut bar = printer.bar();
+        let picture = read::open(photo)?;
+        let mut recipe = recipe_of(&self.recipe, &self.masks, photo)?;
+        let read = started.elapsed().as_secs_f64();
+        let mask = self.masks.of(photo)?;
+        let grey = mask.as_deref().map(read::open_grey).transpose()?;
+        self.stylizer.begin(output);
+        let painting = self.stylizer.paint(&picture, grey.as_ref(), &mut |progress| {
+            bar.report(&Progress { label: label.to_owned(), ..progress.clone() })
+        })?;
+        bar.clear();
+        let Painting { picture, warnings, encoding, painting } = painting;
+        recipe.size = picture.dimensions();
+        let writing = Instant::now();
+        let json = recipe.json()?;
+        if is_jpeg(output) {
+            write::jpeg(output, &picture, &json)?;
+        } else {
+            write::png(output, &picture, &[(stylize::KEYWORD.to_owned(), json)])?;
+        }
+        let seconds = Seconds {
+            read,
+            encode_style: encoding.as_secs_f64(),
+            stylize: painting.as_secs_f64(),
+            write: writing.elapsed().as_secs_f64(),
+        };
+        Ok((recipe, seconds, warnings))
+    }
+}
+
+impl Args {
+    fn for_every_photo(&self) -> stylize::Settings {
+        let smooth = self.frames.then(|| self.smooth.unwrap_or(SMOOTH));
+        stylize::Settings { size: self.size, style_size: self.style_size, preserve_color: self.preserve_color, smooth }
+    }
+}
+
+fn is_jpeg(path: &Path) -> bool {
+    path.extension().is_some_and(|it| it.eq_ignore_ascii_case("jpg") || it.eq_ignore_ascii_case("jpeg"))
 }
 
 /// Where the masks are.

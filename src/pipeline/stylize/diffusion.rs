@@ -1,6 +1,9 @@
 //! The diffusion method: image to image from the photo, its structure kept by a ControlNet, the style brought in by an
 //! IP-Adapter. Everything is [`crate::pipeline::diffusion`]'s; this only puts photo and style pictures into the request.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use ::image::RgbImage;
 
 use super::{Painter, Style, canvas};
@@ -15,7 +18,7 @@ const MIN_SIDE: u32 = 64;
 /// Repaints with Stable Diffusion.
 #[derive(Debug)]
 pub struct DiffusionPainter {
-    diffusion: Diffusion,
+    diffusion: Rc<RefCell<Diffusion>>,
     request: Request,
     seed: u64,
     keep_structure: bool,
@@ -26,6 +29,11 @@ impl DiffusionPainter {
     /// A painter that fills photo and style pictures into `request`. With `keep_structure` the photo goes through the
     /// ControlNet too.
     pub fn new(diffusion: Diffusion, request: Request, seed: u64, keep_structure: bool) -> Self {
+        Self::sharing(Rc::new(RefCell::new(diffusion)), request, seed, keep_structure)
+    }
+
+    /// The same with a model that others paint with too.
+    pub fn sharing(diffusion: Rc<RefCell<Diffusion>>, request: Request, seed: u64, keep_structure: bool) -> Self {
         Self { diffusion, request, seed, keep_structure, warnings: Vec::new() }
     }
 }
@@ -68,9 +76,10 @@ impl Painter for DiffusionPainter {
         (request.width, request.height) = (Some(width), Some(height));
         request.structure = self.keep_structure.then(|| photo.clone());
         request.init = Some(photo.clone());
-        let prepared = self.diffusion.prepare(&request, on_progress)?;
+        let mut diffusion = self.diffusion.borrow_mut();
+        let prepared = diffusion.prepare(&request, on_progress)?;
         drop(request);
         self.warnings.clone_from(&prepared.warnings);
-        self.diffusion.paint(&prepared, self.seed, 0, on_progress)
+        diffusion.paint(&prepared, self.seed, 0, on_progress)
     }
 }

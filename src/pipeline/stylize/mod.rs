@@ -156,6 +156,18 @@ impl Stylizer {
         Ok(Self { painter, styles, settings, learnt: None, smoother })
     }
 
+    /// Goes on in other styles and with other settings, with the same nets.
+    ///
+    /// # Errors
+    /// As [`Stylizer::new`]; nothing has changed then.
+    pub fn restyle(&mut self, styles: Vec<Style>, settings: Settings) -> Result<()> {
+        settings.check()?;
+        check_weights(styles.iter().map(|style| style.weight))?;
+        self.smoother = settings.smooth.filter(|&strength| strength > 0.0).map(Smoother::new);
+        (self.styles, self.settings, self.learnt) = (styles, settings, None);
+        Ok(())
+    }
+
     /// Says where the next painting goes, to painters that write pictures on the way.
     pub fn begin(&mut self, output: &Path) {
         self.painter.begin(output);
@@ -266,7 +278,11 @@ pub fn check_part(flag: &str, value: Option<f64>) -> Result<()> {
     }
 }
 
-fn check_weights(weights: impl Iterator<Item = f64> + Clone) -> Result<()> {
+/// Checks the parts of a blend.
+///
+/// # Errors
+/// [`Error::Usage`] that names `--style`, when one is not a number from 0 up, or all are 0.
+pub fn check_weights(weights: impl Iterator<Item = f64> + Clone) -> Result<()> {
     if let Some(wrong) = weights.clone().find(|weight| !(weight.is_finite() && *weight >= 0.0)) {
         return Err(Error::usage("--style", format!("the weight {wrong} is not a number from 0 up")));
     }

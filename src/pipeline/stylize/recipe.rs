@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::Method;
 use crate::error::{Error, Result};
-use crate::image::read::png_text;
+use crate::image::read::{jpeg_comment, png_text};
 use crate::pipeline::recipe::Input;
 
 /// The form of the JSON.
@@ -61,15 +61,19 @@ impl Recipe {
         serde_json::to_string(self).map_err(|error| Error::usage("recipe", error.to_string()))
     }
 
-    /// Reads the recipe in a PNG.
+    /// Reads the recipe in a PNG or a JPEG.
     ///
     /// # Errors
     /// When there is none that can be read, naming the file.
     pub fn read(path: &Path) -> Result<Self> {
-        let texts = png_text(path)?;
-        let Some((_, json)) = texts.iter().find(|(keyword, _)| keyword == KEYWORD) else {
-            return Err(Error::file(path, "holds no recipe of `impasto stylize`"));
+        let is_jpeg =
+            path.extension().is_some_and(|it| it.eq_ignore_ascii_case("jpg") || it.eq_ignore_ascii_case("jpeg"));
+        let json = if is_jpeg {
+            jpeg_comment(path)?
+        } else {
+            png_text(path)?.into_iter().find(|(keyword, _)| keyword == KEYWORD).map(|(_, text)| text)
         };
-        serde_json::from_str(json).map_err(|error| Error::file(path, format!("its recipe cannot be read: {error}")))
+        let Some(json) = json else { return Err(Error::file(path, "holds no recipe of `impasto stylize`")) };
+        serde_json::from_str(&json).map_err(|error| Error::file(path, format!("its recipe cannot be read: {error}")))
     }
 }
