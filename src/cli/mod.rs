@@ -10,6 +10,7 @@ mod doctor;
 mod generate;
 mod inspect;
 mod interrupt;
+mod loaded;
 mod machine;
 mod metrics;
 mod nets;

@@ -107,7 +107,7 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
         std::fs::create_dir(folder).map_err(|error| Error::io(folder, error))?;
     }
     let mut log = Log::open(folder)?;
-    let done = paint::paint(&mut plan, folder, &mut log, printer)?;
+    let done = paint::paint(&mut plan, (folder, args.size), &mut log, printer)?;
 
     let suite = open_suite(&options, &device)?;
     let mut facts = facts::machine_facts(&format!("{device:?}").to_lowercase());

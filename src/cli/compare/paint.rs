@@ -7,7 +7,7 @@ use crate::cli::stylize::line::Line;
 use crate::cli::{Printer, interrupt, machine};
 use impasto::image::{read, write};
 use impasto::pipeline::recipe::Input;
-use impasto::pipeline::stylize::{self, Painting, Recipe, Stylizer};
+use impasto::pipeline::stylize::{self, Method, Painting, Recipe, Stylizer};
 use impasto::progress::Progress;
 use impasto::report::Found;
 use impasto::{Error, Result};
@@ -21,7 +21,12 @@ pub(super) struct Done {
 }
 
 /// Paints all pictures of a plan, and gives what became of them in the order of its groups and jobs.
-pub(super) fn paint(plan: &mut Plan, folder: &Path, log: &mut Log, printer: &Printer) -> anyhow::Result<Vec<Vec<Done>>> {
+pub(super) fn paint(
+    plan: &mut Plan,
+    (folder, size): (&Path, u32),
+    log: &mut Log,
+    printer: &Printer,
+) -> anyhow::Result<Vec<Vec<Done>>> {
     let total = plan.len();
     let (mut all, mut number, mut there) = (Vec::with_capacity(plan.groups.len()), 0, 0);
     let mut loaded = Loaded::for_many();
@@ -36,7 +41,7 @@ pub(super) fn paint(plan: &mut Plan, folder: &Path, log: &mut Log, printer: &Pri
         for job in &group.jobs {
             interrupt::check()?;
             number += 1;
-            if let Some(found) = painted_before(folder, job, log) {
+            if let Some(found) = painted_before(folder, job, size, log) {
                 there += 1;
                 done.push(Done { outcome: Ok(found) });
                 continue;
@@ -97,11 +102,13 @@ fn copy_of(error: &Error) -> Error {
     }
 }
 
-/// A picture that was painted by the same recipe, and is still what it was.
-fn painted_before(folder: &Path, job: &Job, log: &Log) -> Option<(Found, Recipe)> {
+/// A picture that was painted by the same recipe at the same size, and is still what it was.
+fn painted_before(folder: &Path, job: &Job, size: u32, log: &Log) -> Option<(Found, Recipe)> {
     let path = folder.join(&job.picture);
     let recipe = Recipe::read(&path).ok()?;
-    if essence(&recipe) != essence(job.recipe.as_ref().ok()?) {
+    // The diffusion method paints at multiples of 8, and not below 64.
+    let side = if recipe.method == Method::Diffusion { (size / 8 * 8).max(64) } else { size };
+    if recipe.size.0.max(recipe.size.1) != side || essence(&recipe) != essence(job.recipe.as_ref().ok()?) {
         return None;
     }
     let sha256 = Input::of(&path).ok()?.sha256;
