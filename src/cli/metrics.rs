@@ -1,6 +1,6 @@
 //! `impasto metrics`: how much of a photo a painted picture has kept, how much of a painting it has taken on.
 
-use super::{Printer, interrupt, nets};
+use super::{Printer, nets};
 use impasto::Error;
 use impasto::device::Backend;
 use impasto::image::{read, resize};
@@ -68,10 +68,19 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
         printer.note(format_args!("the photo was resized from {from_width} x {from_height} to {width} x {height}"));
     }
     let suite = open(args, printer)?;
-    interrupt::check()?;
     let subject =
         Subject { photo: Some(&photo), style: style.as_ref(), painted: &painted, prompt: args.prompt.as_deref() };
-    let values = suite.measure(&subject)?;
+    let mut bar = printer.bar();
+    let (photo_look, painted_look) = (suite.look(&photo), suite.look(&painted));
+    let style_look = style.as_ref().map(|style| suite.look(style));
+    let values = suite.judge_watched(
+        Some(&photo_look),
+        style_look.as_ref(),
+        &painted_look,
+        subject.prompt,
+        &mut |progress| bar.report(progress),
+    )?;
+    bar.clear();
     // Whole sets are judged elsewhere: of one picture there is nothing to say about them.
     let sets = |absent: &&Absent| absent.metric.with != impasto::metrics::With::Set;
     let mut absent: Vec<Absent> = suite.absent().iter().filter(sets).cloned().collect();

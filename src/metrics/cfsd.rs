@@ -74,16 +74,16 @@ fn places(features: &Tensor) -> Result<Tensor> {
     Ok((features.to_dtype(DType::F32)?.flatten_from(2)?.squeeze(0)?.t()?.contiguous()? / channels as f64)?)
 }
 
-/// `KL(softmax(p) || softmax(q))`.
+/// `KL(softmax(p) || softmax(q))`: the mean of `p - q` under softmax(p), less the difference of the logarithms of their sums.
 fn divergence(p: &[f32], q: &[f32]) -> f64 {
-    let log_sum = |row: &[f32]| {
-        let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        f64::from(most) + row.iter().map(|&value| f64::from(value - most).exp()).sum::<f64>().ln()
-    };
-    let (of_p, of_q) = (log_sum(p), log_sum(q));
-    let part = |(&p, &q): (&f32, &f32)| {
-        let (p, q) = (f64::from(p) - of_p, f64::from(q) - of_q);
-        p.exp() * (p - q)
-    };
-    p.iter().zip(q).map(part).sum()
+    let most = |row: &[f32]| row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let (most_p, most_q) = (most(p), most(q));
+    let (mut sum_p, mut sum_q, mut apart) = (0.0, 0.0, 0.0);
+    for (&p, &q) in p.iter().zip(q) {
+        let part = f64::from(p - most_p).exp();
+        sum_p += part;
+        sum_q += f64::from(q - most_q).exp();
+        apart += part * (f64::from(p) - f64::from(q));
+    }
+    apart / sum_p - (f64::from(most_p) - f64::from(most_q) + (sum_p / sum_q).ln())
 }

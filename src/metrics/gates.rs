@@ -50,7 +50,8 @@ const COPY: [(&str, f64); 7] = [
 /// Judges the photo as if it had been painted, and the painting too, with every metric of the suite that has a gate.
 ///
 /// # Errors
-/// When a metric does not say what it must: then nothing it says can be trusted. Or when a measurement fails.
+/// When a metric does not say what it must: then nothing it says can be trusted. When no metric could judge one of the
+/// pictures. When a measurement fails.
 pub fn check_gates(suite: &Suite, photo: &RgbImage, style: &RgbImage) -> Result<Vec<Gate>> {
     let identity = suite.measure(&Subject { photo: Some(photo), style: None, painted: photo, prompt: None })?;
     let copy = suite.measure(&Subject { photo: None, style: Some(style), painted: style, prompt: None })?;
@@ -59,11 +60,19 @@ pub fn check_gates(suite: &Suite, photo: &RgbImage, style: &RgbImage) -> Result<
         for (metric, found) in found {
             let Some(&(_, expected)) = wanted.iter().find(|(name, _)| *name == metric) else { continue };
             if (found - expected).abs() > SLACK || found.is_nan() {
-                let reason = format!("sanity gate: {metric} of {picture} is {found}, it must be {expected}");
-                return Err(Error::Tensor(candle_core::Error::Msg(reason)));
+                return Err(failed(format!("{metric} of {picture} is {found}, it must be {expected}")));
             }
             gates.push(Gate { metric, picture, expected, found });
         }
     }
+    for picture in ["identity", "copy-style"] {
+        if !gates.iter().any(|gate| gate.picture == picture) {
+            return Err(failed(format!("no metric could judge {picture}")));
+        }
+    }
     Ok(gates)
+}
+
+fn failed(reason: String) -> Error {
+    Error::Tensor(candle_core::Error::Msg(format!("sanity gate: {reason}")))
 }

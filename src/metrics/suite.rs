@@ -10,6 +10,7 @@ use crate::nets::clip::ClipPair;
 use crate::nets::hed::Hed;
 use crate::nets::inception::Inception;
 use crate::nets::vgg::{Backbone, Kind};
+use crate::progress::{OnProgress, Progress, Stage, silent};
 use ::image::RgbImage;
 
 /// The nets that metrics need. Each is optional, and without it its metrics are absent.
@@ -240,6 +241,21 @@ impl Suite {
         painted: &Look<'_>,
         prompt: Option<&str>,
     ) -> Result<Vec<(&'static str, f64)>> {
+        self.judge_watched(photo, style, painted, prompt, &mut silent)
+    }
+
+    /// [`Self::judge`] that says before each metric how far it is.
+    ///
+    /// # Errors
+    /// As [`Self::measure`], or when the work is stopped.
+    pub fn judge_watched(
+        &self,
+        photo: Option<&Look<'_>>,
+        style: Option<&Look<'_>>,
+        painted: &Look<'_>,
+        prompt: Option<&str>,
+        on_progress: &mut OnProgress<'_>,
+    ) -> Result<Vec<(&'static str, f64)>> {
         let subject = Subject {
             photo: photo.map(|photo| photo.picture),
             style: style.map(|style| style.picture),
@@ -252,7 +268,10 @@ impl Suite {
             return Err(Error::usage("the picture judged", reason).with_hint("bring them to one size first"));
         }
         let mut values = Vec::new();
-        for (&metric, &measure) in self.metrics.iter().zip(&self.measures) {
+        let total = self.metrics.len() as u64;
+        for (done, (&metric, &measure)) in self.metrics.iter().zip(&self.measures).enumerate() {
+            let label = metric.title.to_owned();
+            on_progress(&Progress { stage: Stage::Measure, done: done as u64, total, label })?;
             if self.obstacle(metric, measure, &subject).is_some() {
                 continue;
             }

@@ -53,7 +53,13 @@ pub fn open_suite(options: &SuiteOptions, device: &Device) -> Result<Suite> {
         nets.lpips = Some(open_lpips(path, options.lpips_trunk.as_deref(), device)?);
     }
     if let Some(path) = &options.hed {
-        nets.hed = Some(Hed::new(open(path)?.var_builder(DType::F32, device)).map_err(|error| named(error, path))?);
+        let checkpoint = open(path)?;
+        if !checkpoint.contains("dsn1.weight") || !checkpoint.contains("fuse.weight") {
+            return Err(
+                Error::file(path, "holds no HED with its side outputs").with_hint("docs/metrics.md says where one is")
+            );
+        }
+        nets.hed = Some(Hed::new(checkpoint.var_builder(DType::F32, device)).map_err(|error| named(error, path))?);
     }
     if let Some(path) = &options.clip {
         nets.clip = Some(open_clip(path, device)?);

@@ -45,6 +45,7 @@ mod depth;
 mod image;
 mod inspect;
 mod ip_adapter;
+mod metrics;
 mod noise;
 mod samplers;
 mod unet;

@@ -27,7 +27,7 @@ fn expected() -> HashMap<String, Tensor> {
 }
 
 /// The formula of `tests/reference/vgg.py`.
-fn formula(name: &str, shape: &[usize], factor: f32) -> Tensor {
+pub(crate) fn formula(name: &str, shape: &[usize], factor: f32) -> Tensor {
     let values: Vec<f32> = noise(name, shape.iter().product()).into_iter().map(|value| value * factor).collect();
     Tensor::from_vec(values, shape, &crate::device()).unwrap()
 }
