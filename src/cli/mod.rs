@@ -2,6 +2,7 @@
 //!
 //! Commands take plain typed arguments and a [`Printer`]; they return errors and never print them.
 
+mod batch;
 mod bench;
 mod compare;
 mod completions;
@@ -49,6 +50,8 @@ pub(crate) enum Command {
     Stylize(Box<stylize::Args>),
     /// Compare methods on the same photos and paintings, in pictures and numbers
     Compare(Box<compare::Args>),
+    /// Paint a file of jobs, overnight or on many machines
+    Batch(Box<batch::Args>),
     /// Write the control map of a picture
     Control(control::Args),
     /// Show what a network keeps of a picture at each layer
@@ -122,6 +125,7 @@ pub(crate) fn run(command: Command, printer: &Printer) -> anyhow::Result<()> {
         Command::Generate(args) => generate::run(&args, printer),
         Command::Stylize(args) => stylize::run(&args, printer),
         Command::Compare(args) => compare::run(&args, printer),
+        Command::Batch(args) => batch::run(&args, printer),
         Command::Control(args) => control::run(&args, printer),
         Command::Inspect(args) => inspect::run(&args, printer),
         Command::Metrics(args) => metrics::run(&args, printer),

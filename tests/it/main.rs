@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 mod adain;
+mod batch;
 mod cli;
 mod clip;
 mod fast;
