@@ -8,6 +8,7 @@ mod attention;
 mod conv;
 mod direct;
 mod linear;
+pub mod matrix3;
 mod memory;
 mod micro;
 mod modulate;

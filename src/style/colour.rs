@@ -7,6 +7,8 @@
 
 use ::image::{Rgb, RgbImage};
 
+use crate::ops::matrix3::{Matrix3, power, product};
+
 /// What of the photo's colours is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -137,10 +139,8 @@ fn match_covariance(style: &RgbImage, content: &RgbImage) -> RgbImage {
     out
 }
 
-type Matrix = [[f64; 3]; 3];
-
 /// Mean and covariance (population) of values from 0 to 1.
-fn colours(picture: &RgbImage) -> ([f64; 3], Matrix) {
+fn colours(picture: &RgbImage) -> ([f64; 3], Matrix3) {
     // Exact whole numbers, whatever the size of the picture.
     let (mut sums, mut products, mut count) = ([0u64; 3], [[0u64; 3]; 3], 0u64);
     for pixel in picture.pixels() {
@@ -164,48 +164,6 @@ fn colours(picture: &RgbImage) -> ([f64; 3], Matrix) {
         }
     }
     (mean, covariance)
-}
-
-fn product(left: Matrix, right: Matrix) -> Matrix {
-    let mut out = [[0.0; 3]; 3];
-    for (row, left) in out.iter_mut().zip(left) {
-        for (column, value) in row.iter_mut().enumerate() {
-            *value = (0..3).map(|k| left[k] * right[k][column]).sum();
-        }
-    }
-    out
-}
-
-/// A power of a symmetric positive matrix, by Jacobi's rotations.
-fn power(mut matrix: Matrix, exponent: f64) -> Matrix {
-    let mut vectors = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]];
-    // Each sweep squares what is left beside the diagonal; ten are plenty.
-    for _ in 0..10 {
-        for (p, q) in [(0, 1), (0, 2), (1, 2)] {
-            if matrix[p][q].abs() < 1e-300 {
-                continue;
-            }
-            let theta = (matrix[q][q] - matrix[p][p]) / (2.0 * matrix[p][q]);
-            let tangent = theta.signum() / (theta.abs() + theta.hypot(1.0));
-            let cosine = 1.0 / tangent.hypot(1.0);
-            let sine = tangent * cosine;
-            let mut rotation = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]];
-            (rotation[p][p], rotation[q][q], rotation[p][q], rotation[q][p]) = (cosine, cosine, sine, -sine);
-            matrix = product(product(transposed(rotation), matrix), rotation);
-            vectors = product(vectors, rotation);
-        }
-    }
-    let mut scaled = vectors;
-    for row in &mut scaled {
-        for (k, value) in row.iter_mut().enumerate() {
-            *value *= matrix[k][k].max(RIDGE * 1e-3).powf(exponent);
-        }
-    }
-    product(scaled, transposed(vectors))
-}
-
-fn transposed(matrix: Matrix) -> Matrix {
-    [0, 1, 2].map(|row| [0, 1, 2].map(|column| matrix[column][row]))
 }
 
 #[cfg(test)]

@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 
 use super::dataset::Dataset;
 use super::lesson::{Lesson, leaf};
-use super::loss::{Parts, Perceptual, Style, variation};
+use super::loss::{Parts, Perceptual, Style, tone, variation};
 use super::preview;
 use crate::error::Result;
 use crate::image::tensor;
+use crate::rng::Stream;
 
 /// A net as the trainings see it: photos and paintings `[batch, 3, height, width]` in 0..1 to painted photos, about 0..1. A
 /// net of one style ignores the paintings.
@@ -38,12 +39,25 @@ pub enum Turns {
 pub struct Panel {
     judges: Vec<Perceptual>,
     turns: Turns,
-    weights: [f64; 3],
+    weights: Balance,
+}
+
+/// How much the parts of the loss weigh.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Balance {
+    /// The photo's features. For the record: each judge has its own copy.
+    pub content: f64,
+    /// The painting's statistics. For the record, too.
+    pub style: f64,
+    /// Differences between neighbouring pixels ([`variation`]).
+    pub variation: f64,
+    /// Light and dark where the photo has them ([`tone`]).
+    pub tone: f64,
 }
 
 impl Panel {
-    /// Weights of content, style and variation belong to the record; each judge has its own copy of the first two.
-    pub fn new(judges: Vec<Perceptual>, turns: Turns, weights: [f64; 3]) -> Self {
+    /// Networks with their turns, and the weights of all parts of the loss.
+    pub fn new(judges: Vec<Perceptual>, turns: Turns, weights: Balance) -> Self {
         Self { judges, turns, weights }
     }
 
@@ -56,9 +70,9 @@ impl Panel {
 
     /// For the record.
     pub fn note(&self) -> Value {
-        let [content, style, variation] = self.weights;
+        let Balance { content, style, variation, tone } = self.weights;
         json!({
-            "content_weight": content, "style_weight": style, "tv_weight": variation, "turns": self.turns,
+            "content_weight": content, "style_weight": style, "tv_weight": variation, "tone_weight": tone, "turns": self.turns,
             "backbones": self.judges.iter().map(Perceptual::note).collect::<Vec<_>>(),
         })
     }
@@ -71,7 +85,7 @@ impl Panel {
         self.judges.iter().map(|judge| judge.style(paintings)).collect()
     }
 
-    /// The gradients to the weights behind `out`, and the parts of the loss: whole, content, style, variation. `style` gives
+    /// The gradients to the weights behind `out`, and the parts of the loss: whole, content, style, variation, tone. `style` gives
     /// the wanted statistics for the judge of this number.
     ///
     /// # Errors
@@ -83,6 +97,9 @@ impl Panel {
         out: &Tensor,
         style: impl Fn(usize, &Perceptual) -> Result<Vec<Style>>,
     ) -> Result<(GradStore, Vec<f64>)> {
+        let whole = out;
+        let window = Window::of(step, out)?;
+        let (out, photos) = (&window.cut(out)?, &window.cut(photos)?);
         let mut sum: Option<Tensor> = None;
         let mut parts = Parts::default();
         let count = self.at(step).count() as f64;
@@ -97,29 +114,75 @@ impl Panel {
             parts.content += own.content / count;
             parts.style += own.style / count;
         }
-        let [content_weight, style_weight, variation_weight] = self.weights;
+        let weights = &self.weights;
         let mut gradient = match sum {
             Some(sum) => sum,
             None => out.zeros_like()?,
         };
-        let mut roughness = 0.0;
-        if variation_weight > 0.0 {
-            let out = leaf(out)?;
-            let value = variation(&out)?;
-            roughness = f64::from(value.to_scalar::<f32>()?);
-            if let Some(rough) = (value * variation_weight)?.backward()?.get(&out) {
-                gradient = (gradient + rough)?;
+        let mut of_pixels = |weight: f64, loss: &dyn Fn(&Tensor) -> Result<Tensor>| -> Result<f64> {
+            if weight == 0.0 {
+                return Ok(0.0);
             }
+            let out = leaf(out)?;
+            let value = loss(&out)?;
+            if let Some(towards) = (&value * weight)?.backward()?.get(&out) {
+                gradient = (&gradient + towards)?;
+            }
+            Ok(f64::from(value.to_scalar::<f32>()?))
+        };
+        let roughness = of_pixels(weights.variation, &variation)?;
+        let off_tone = of_pixels(weights.tone, &|out| tone(out, photos))?;
+        let loss = weights.content * parts.content
+            + weights.style * parts.style
+            + weights.variation * roughness
+            + weights.tone * off_tone;
+        let gradients = (whole * window.uncut(&gradient.detach())?)?.sum_all()?.backward()?;
+        Ok((gradients, vec![loss, parts.content, parts.style, roughness, off_tone]))
+    }
+}
+
+/// The part of a picture that is judged at a step. The pools of a network have a grid; a net whose own grid of enlarged pixels always
+/// lay upon it in the same way would learn to please it with a weave. So the part begins elsewhere at every step.
+struct Window {
+    top: usize,
+    left: usize,
+    height: usize,
+    width: usize,
+    lost: (usize, usize),
+}
+
+impl Window {
+    /// The coarsest pool's stride, up to the layers that are compared.
+    const GRID: usize = 8;
+    /// Sides below this are judged whole.
+    const LEAST: usize = 64;
+
+    fn of(step: u64, picture: &Tensor) -> Result<Self> {
+        let (_, _, height, width) = picture.dims4()?;
+        let mut random = Stream::new(&[step, u64::from_le_bytes(*b"window..")]);
+        let mut place = |side: usize| if side < Self::LEAST { (0, 0) } else { (random.below(Self::GRID), Self::GRID) };
+        let ((top, lost_rows), (left, lost_columns)) = (place(height), place(width));
+        Ok(Self { top, left, height: height - lost_rows, width: width - lost_columns, lost: (lost_rows, lost_columns) })
+    }
+
+    fn cut(&self, picture: &Tensor) -> Result<Tensor> {
+        Ok(picture.narrow(2, self.top, self.height)?.narrow(3, self.left, self.width)?.contiguous()?)
+    }
+
+    /// The gradient to the whole picture.
+    fn uncut(&self, gradient: &Tensor) -> Result<Tensor> {
+        let (rows, columns) = self.lost;
+        if (rows, columns) == (0, 0) {
+            return Ok(gradient.clone());
         }
-        let loss = content_weight * parts.content + style_weight * parts.style + variation_weight * roughness;
-        let gradients = (out * gradient.detach())?.sum_all()?.backward()?;
-        Ok((gradients, vec![loss, parts.content, parts.style, roughness]))
+        let rows = gradient.pad_with_zeros(2, self.top, rows - self.top)?;
+        Ok(rows.pad_with_zeros(3, self.left, columns - self.left)?)
     }
 }
 
 /// The names of what [`Panel::teach`] returns.
 pub(super) fn parts() -> Vec<String> {
-    ["loss", "content", "style", "tv"].map(str::to_owned).to_vec()
+    ["loss", "content", "style", "tv", "tone"].map(str::to_owned).to_vec()
 }
 
 /// The training of an arbitrary-style net.
@@ -132,6 +195,8 @@ pub struct Adain {
     net: Value,
     seed: u64,
     batch: usize,
+    /// How often the style is that of photos.
+    photo_styles: f64,
     device: Device,
     preview: (Vec<RgbImage>, Vec<RgbImage>),
 }
@@ -143,8 +208,9 @@ impl fmt::Debug for Adain {
 }
 
 impl Adain {
-    /// A training on photos and paintings. `net` describes the net for the record and for whoever loads it; `preview` are
-    /// the photos and paintings of the contact sheet.
+    /// A training on photos and paintings. `net` describes the net for the record and for whoever loads it; a share
+    /// `photo_styles` of the steps takes the style of photos, half of them that of the very photo which is painted, so that
+    /// its own style gives a photo back; `preview` are the photos and paintings of the contact sheet.
     ///
     /// # Errors
     /// When the net cannot be built.
@@ -154,12 +220,24 @@ impl Adain {
         panel: Panel,
         (net, build): (Value, Build),
         weights: VarBuilder<'_>,
-        (seed, batch): (u64, usize),
+        (seed, batch, photo_styles): (u64, usize, f64),
         preview: (Vec<RgbImage>, Vec<RgbImage>),
         device: &Device,
     ) -> Result<Self> {
         let paint = build(weights)?;
-        Ok(Self { photos, paintings, panel, build, paint, net, seed, batch, device: device.clone(), preview })
+        Ok(Self {
+            photos,
+            paintings,
+            panel,
+            build,
+            paint,
+            net,
+            seed,
+            batch,
+            photo_styles,
+            device: device.clone(),
+            preview,
+        })
     }
 }
 
@@ -170,7 +248,17 @@ impl Lesson for Adain {
 
     fn step(&mut self, step: u64) -> Result<(GradStore, Vec<f64>)> {
         let photos = self.photos.batch(self.seed, step, self.batch, &self.device)?;
-        let paintings = self.paintings.batch(self.seed, step, self.batch, &self.device)?;
+        let chance = Stream::new(&[self.seed, step, u64::from_le_bytes(*b"styles..")]).uniform();
+        let paintings = if chance < self.photo_styles / 2.0 {
+            photos.clone()
+        } else if chance < self.photo_styles {
+            let others: Vec<Tensor> = (0..self.batch)
+                .map(|index| photos.narrow(0, (index + 1) % self.batch, 1))
+                .collect::<candle_core::Result<_>>()?;
+            Tensor::cat(&others, 0)?
+        } else {
+            self.paintings.batch(self.seed, step, self.batch, &self.device)?
+        };
         let out = (self.paint)(&photos, &paintings)?;
         self.panel.teach(step, &photos, &out, |_, judge| judge.style(&paintings))
     }
@@ -192,7 +280,7 @@ impl Lesson for Adain {
 
     fn note(&self) -> Value {
         json!({
-            "kind": "adain", "net": self.net, "loss": self.panel.note(),
+            "kind": "adain", "net": self.net, "loss": self.panel.note(), "photo_styles": self.photo_styles,
             "photos": self.photos.note(), "paintings": self.paintings.note(),
         })
     }

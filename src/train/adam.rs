@@ -10,6 +10,9 @@ use candle_core::{DType, Tensor, Var};
 
 use crate::error::Result;
 
+/// Before the names of the running means in a checkpoint.
+pub(super) const MEAN: &str = "mean/";
+
 const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
 const EPS: f64 = 1e-8;
@@ -132,7 +135,7 @@ impl Adam {
         let mut state = BTreeMap::new();
         for (name, slot) in &self.slots {
             state.insert(format!("weight/{name}"), slot.var.as_tensor().detach());
-            state.insert(format!("mean/{name}"), slot.mean.clone());
+            state.insert(format!("{MEAN}{name}"), slot.mean.clone());
             state.insert(format!("first/{name}"), slot.first.clone());
             state.insert(format!("second/{name}"), slot.second.clone());
         }
@@ -147,7 +150,7 @@ impl Adam {
         for (name, slot) in &mut self.slots {
             let dims = slot.var.dims().to_vec();
             slot.var.set(&tensor(&format!("weight/{name}"), &dims)?)?;
-            slot.mean = tensor(&format!("mean/{name}"), &dims)?;
+            slot.mean = tensor(&format!("{MEAN}{name}"), &dims)?;
             slot.first = tensor(&format!("first/{name}"), &dims)?;
             slot.second = tensor(&format!("second/{name}"), &dims)?;
         }

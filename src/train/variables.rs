@@ -8,9 +8,21 @@ use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 use sha2::{Digest, Sha256};
 
+use super::adam::MEAN;
 use crate::error::Result;
 use crate::rng::TorchRng;
 use crate::weights::Checkpoint;
+
+/// The weights in a net's file, or the running means in a training's checkpoint, by name.
+///
+/// # Errors
+/// When a tensor cannot be read.
+pub fn weights_of(file: &Checkpoint, device: &Device) -> Result<BTreeMap<String, Tensor>> {
+    let means = file.names().any(|name| name.starts_with(MEAN));
+    let own = |name: &str| if means { name.strip_prefix(MEAN).map(str::to_owned) } else { Some(name.to_owned()) };
+    let named = file.names().filter_map(|name| Some((own(name)?, name)));
+    named.map(|(own, name)| Ok((own, file.tensor(name, DType::F32, device)?))).collect()
+}
 
 /// Named weights that a training moves.
 #[derive(Debug, Clone)]
@@ -22,7 +34,7 @@ pub struct Variables {
 }
 
 impl Variables {
-    /// No weights yet. Those in `start` are taken from there, by name and shape; the others are drawn from `seed` and their
+    /// No weights yet. Those in `start`, a net or a training's checkpoint, are taken from there, by name and shape; the others are drawn from `seed` and their
     /// name, so that the order in which a net asks does not matter.
     pub fn new(seed: u64, start: Option<Checkpoint>, device: &Device) -> Self {
         Self { vars: Arc::default(), start, seed, device: device.clone() }
@@ -49,11 +61,13 @@ impl Variables {
     }
 
     fn create(&self, shape: &Shape, name: &str, hint: Init) -> candle_core::Result<Tensor> {
-        match &self.start {
-            Some(start) if start.shape(name) == Some(shape.dims()) => {
-                start.tensor(name, DType::F32, &self.device).map_err(candle_core::Error::wrap)
-            }
-            _ => self.draw(shape, name, hint),
+        let found = self.start.as_ref().and_then(|start| {
+            let names = [format!("{MEAN}{name}"), name.to_owned()];
+            Some((start, names.into_iter().find(|name| start.shape(name) == Some(shape.dims()))?))
+        });
+        match found {
+            Some((start, name)) => start.tensor(&name, DType::F32, &self.device).map_err(candle_core::Error::wrap),
+            None => self.draw(shape, name, hint),
         }
     }
 

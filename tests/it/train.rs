@@ -8,7 +8,7 @@ use impasto::Error;
 use impasto::image::write;
 use impasto::ops::trainable::{Geometry, conv2d, instance_norm_relu, relu};
 use impasto::progress::{Progress, silent};
-use impasto::train::adain::{Adain, Build, Panel, Turns};
+use impasto::train::adain::{Adain, Balance, Build, Panel, Turns};
 use impasto::train::dataset::{Crops, Dataset};
 use impasto::train::fast::Fast;
 use impasto::train::loss::{Judge, Perceptual, Sight, StyleLoss, Weights};
@@ -114,7 +114,11 @@ fn perceptual() -> Perceptual {
 }
 
 fn panel() -> Panel {
-    Panel::new(vec![perceptual(), perceptual()], Turns::Alternate, [1.0, 3.0, 0.01])
+    Panel::new(
+        vec![perceptual(), perceptual()],
+        Turns::Alternate,
+        Balance { content: 1.0, style: 3.0, variation: 0.01, tone: 0.1 },
+    )
 }
 
 fn dataset(folder: &Path, stream: u64) -> Dataset {
@@ -149,7 +153,7 @@ impl Studio {
             panel(),
             (json!("toy"), build()),
             variables.var_builder(),
-            (course.seed, course.batch),
+            (course.seed, course.batch, 0.3),
             preview,
             &Device::Cpu,
         )?;
@@ -230,11 +234,15 @@ fn a_net_of_one_style_learns() {
     assert_eq!((sheet.width(), sheet.height()), (2 * SIZE + 4, 2 * SIZE + 4));
     let weights = impasto::weights::Checkpoint::open(files.net()).unwrap();
     assert_eq!(weights.shape("first.weight"), Some([8, 3, 3, 3].as_slice()));
-    // Going on from a net that was trained before.
-    let warm = Variables::new(2, Some(weights), &Device::Cpu);
-    let _ = build()(warm.var_builder()).unwrap();
-    let bias = warm.all()["last.bias"].to_vec1::<f32>().unwrap();
-    assert!(bias.iter().any(|&value| value != 0.0));
+    // Going on from a net that was trained before, or from the running mean in a checkpoint.
+    let bias = |weights| {
+        let warm = Variables::new(2, Some(weights), &Device::Cpu);
+        let _ = build()(warm.var_builder()).unwrap();
+        warm.all()["last.bias"].to_vec1::<f32>().unwrap()
+    };
+    let finished = bias(weights);
+    assert!(finished.iter().any(|&value| value != 0.0));
+    assert_eq!(bias(impasto::weights::Checkpoint::open(files.checkpoint()).unwrap()), finished);
 }
 
 /// A lesson whose loss stops being a number.

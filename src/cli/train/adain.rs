@@ -28,6 +28,10 @@ pub(crate) struct Args {
     /// Paintings: how often the colour channels change places
     #[arg(long, value_name = "F", default_value_t = 0.0, help_heading = "Training")]
     jitter: f64,
+    /// How often photos serve as paintings, half the time each its own: it widens what the net knows, and keeps a photo as it is
+    /// where it is to keep its own style
+    #[arg(long, value_name = "F", default_value_t = 0.1, help_heading = "Training")]
+    photo_styles: f64,
     /// Folder of paintings for the preview sheet [default: some of --paintings]
     #[arg(long, value_name = "DIR", help_heading = "Training")]
     preview_paintings: Option<PathBuf>,
@@ -43,8 +47,10 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
     let common = &args.common;
     common.check()?;
     check_zoom("--painting-zoom", args.painting_zoom)?;
-    if !(0.0..=1.0).contains(&args.jitter) {
-        return Err(Error::usage("--jitter", "must be from 0 to 1").into());
+    for (flag, share) in [("--jitter", args.jitter), ("--photo-styles", args.photo_styles)] {
+        if !(0.0..=1.0).contains(&share) {
+            return Err(Error::usage(flag, "must be from 0 to 1").into());
+        }
     }
     set_threads(common.threads)?;
     let config = match &args.net {
@@ -73,7 +79,7 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
         panel,
         (note, compact(config)),
         variables.var_builder(),
-        (common.seed, usize::from(common.batch)),
+        (common.seed, usize::from(common.batch), args.photo_styles),
         (preview_photos, preview_paintings),
         &device,
     )?;

@@ -1,16 +1,14 @@
 //! `impasto train fast`: a small net for one painting.
 
 use super::{Common, Defaults, Printer, set_threads};
-use candle_core::DType;
+use impasto::Error;
 use impasto::image::{read, resize};
 use impasto::nets::fast::{Config, FastNet};
 use impasto::train::adain::Build;
 use impasto::train::fast::Fast;
 use impasto::train::loss::StyleLoss;
-use impasto::train::variables::Variables;
+use impasto::train::variables::{self, Variables};
 use impasto::weights::Checkpoint;
-use impasto::{Error, Result};
-use std::collections::HashMap;
 use std::path::PathBuf;
 
 const DEFAULTS: Defaults = Defaults {
@@ -50,9 +48,7 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
 
     let (note, tensors) = match &common.from {
         Some(file) => {
-            let checkpoint = Checkpoint::open(file)?;
-            let tensor = |name: &str| Ok((name.to_owned(), checkpoint.tensor(name, DType::F32, &device)?));
-            let tensors = checkpoint.names().map(tensor).collect::<Result<HashMap<_, _>>>()?;
+            let tensors = variables::weights_of(&Checkpoint::open(file)?, &device)?;
             (serde_json::json!("as the net it began with"), tensors)
         }
         None => {
@@ -60,7 +56,7 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
                 Some(text) => serde_json::from_str(text).map_err(|error| Error::usage("--net", error.to_string()))?,
                 None => Config::default(),
             };
-            (serde_json::to_value(&config)?, config.initial(common.seed)?)
+            (serde_json::to_value(&config)?, config.initial(common.seed)?.into_iter().collect())
         }
     };
     let variables = Variables::holding(tensors, &device)?;

@@ -9,7 +9,7 @@ use impasto::device::{Backend, Precision};
 use impasto::nets::vgg::Backbone;
 use impasto::ops::Pooling;
 use impasto::progress::Progress;
-use impasto::train::adain::{Panel, Turns};
+use impasto::train::adain::{Balance, Panel, Turns};
 use impasto::train::adam::Decay;
 use impasto::train::dataset::{Crops, Dataset};
 use impasto::train::judge::BackboneJudge;
@@ -63,7 +63,8 @@ struct Common {
     /// Go on with an unfinished training of this name; begin one where there is none
     #[arg(long)]
     resume: bool,
-    /// Net to begin with instead of random weights; what fits by name and shape is taken
+    /// Net to begin with instead of random weights, or the checkpoint of a training, whose running mean is taken; what fits by
+    /// name and shape counts
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
     /// Updates to make
@@ -102,6 +103,9 @@ struct Common {
     /// Weight of differences between neighbouring pixels
     #[arg(long, value_name = "F", default_value_t = 0.0)]
     tv_weight: f64,
+    /// Weight of light and dark lying where they do in the photo
+    #[arg(long, value_name = "F", default_value_t = 0.0)]
+    tone_weight: f64,
     /// Layers at which content is compared
     #[arg(long, value_name = "LAYER,...", value_delimiter = ',')]
     content_layers: Vec<String>,
@@ -158,6 +162,7 @@ impl Common {
             ("--content-weight", self.content_weight),
             ("--style-weight", self.style_weight.unwrap_or(0.0)),
             ("--tv-weight", self.tv_weight),
+            ("--tone-weight", self.tone_weight),
         ];
         if let Some((flag, _)) = weights.into_iter().find(|(_, value)| !(value.is_finite() && *value >= 0.0)) {
             return Err(Error::usage(flag, "must be 0 or more"));
@@ -205,7 +210,9 @@ impl Common {
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             judges.push(Perceptual::new(Box::new(BackboneJudge::new(net, name)), weights.clone())?);
         }
-        Ok(Panel::new(judges, self.turns, [weights.content, weights.style, self.tv_weight]))
+        let (content, style) = (weights.content, weights.style);
+        let balance = Balance { content, style, variation: self.tv_weight, tone: self.tone_weight };
+        Ok(Panel::new(judges, self.turns, balance))
     }
 
     fn variables(&self, device: &Device) -> Result<Variables> {

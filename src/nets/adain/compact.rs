@@ -4,7 +4,11 @@
 //! whose every instance norm takes scale and shift from the style (Dumoulin 2017, Ghiasi 2017). They are a function of the
 //! means and deviations of a style encoder's features at four scales, the statistics AdaIN (Huang 2017) exchanges. A
 //! fixed noise map enters the coarsest scale with a gain of the style's own, so that an empty sky can be given strokes.
+//!
+//! Colours do not pass through the net: it sees the photo without its own (whitened) and paints what the palette's Gaussian,
+//! the painting's own mean and covariance, is then laid over.
 
+mod palette;
 mod rows;
 
 use candle_core::{D, Device, Tensor};
@@ -13,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::ops::trainable::{Geometry, conv2d, instance_norm, instance_norm_relu, moments, relu};
+use palette::Palette;
 
 /// Under the variance of every instance norm.
 const EPS: f64 = 1e-5;
@@ -63,8 +68,8 @@ impl Config {
     }
 }
 
-/// What the painter needs to know about a style: a scale and a shift for every modulated channel, and the noise gains.
-/// `[n, 2 * channels + noise]`.
+/// What the painter needs to know about a style: a scale and a shift for every modulated channel, the noise gains, and the
+/// palette. `[n, 2 * channels + noise + 12]`.
 #[derive(Debug, Clone)]
 pub struct StyleCode(Tensor);
 
@@ -162,7 +167,7 @@ impl Compact {
             down,
             residual,
             up,
-            last: Layer::new(full, 3, 5, Geometry::same(5), vb.pp("last"))?,
+            last: Layer::new(full, 3, 5, Geometry::same(5), vb.pp("bare"))?,
             config: config.clone(),
         })
     }
@@ -177,7 +182,8 @@ impl Compact {
     /// # Errors
     /// When the picture is smaller than [`SMALLEST`] on a side.
     pub fn encode_style(&self, style: &Tensor) -> Result<StyleCode> {
-        let mut xs = centred(style)?;
+        check(style)?;
+        let mut xs = normalised(style)?;
         let mut statistics = Vec::new();
         for (first, second) in &self.style {
             xs = relu(&first.forward(&xs)?)?;
@@ -187,13 +193,16 @@ impl Compact {
             let (mean, deviation) = moments(&xs)?;
             statistics.extend([mean, deviation]);
         }
-        self.code(statistics)
+        self.code(statistics, &Palette::all_of(style)?)
     }
 
-    /// What the means and deviations of the style encoder's features come to.
-    fn code(&self, statistics: Vec<Tensor>) -> Result<StyleCode> {
+    /// What the means and deviations of the style encoder's features come to, and the palettes.
+    fn code(&self, statistics: Vec<Tensor>, palettes: &[Palette]) -> Result<StyleCode> {
         let statistics = layer_norm(&Tensor::cat(&statistics, 1)?)?;
-        Ok(StyleCode(self.modulation.forward(&relu(&self.hidden.forward(&statistics)?)?)?))
+        let modulation = self.modulation.forward(&relu(&self.hidden.forward(&statistics)?)?)?;
+        let numbers: Vec<f32> = palettes.iter().flat_map(Palette::numbers).collect();
+        let numbers = Tensor::from_vec(numbers, (palettes.len(), palette::WIDTH), modulation.device())?;
+        Ok(StyleCode(Tensor::cat(&[&modulation, &numbers.to_dtype(modulation.dtype())?], 1)?))
     }
 
     /// Repaints `content [n, 3, h, w]` in a style. `strength` is the way from the photo's own code (0) to the style's (1).
@@ -214,11 +223,15 @@ impl Compact {
     pub fn paint(&self, content: &Tensor, code: &StyleCode, noise: u32) -> Result<Tensor> {
         let (batch, _, height, width) = content.dims4()?;
         let mut modulation = Modulation { code: code.0.broadcast_as((batch, code.0.dim(1)?))?.contiguous()?, at: 0 };
-        let mut xs = centred(content)?;
+        check(content)?;
+        let bare = Palette::all_of(content)?.into_iter().enumerate();
+        let bare: Vec<Tensor> =
+            bare.map(|(index, palette)| palette.out_of(&content.narrow(0, index, 1)?)).collect::<Result<_>>()?;
+        let mut xs = Tensor::cat(&bare, 0)?;
         for layer in &self.down {
             xs = modulation.relu(&layer.forward(&xs)?)?;
         }
-        let gains = modulation.tail(self.config.painter[2])?;
+        let (gains, palette) = modulation.tail(self.config.painter[2])?;
         let (_, _, rows, columns) = xs.dims4()?;
         let map = noise_map(0, rows, columns, noise, xs.device())?.to_dtype(xs.dtype())?;
         xs = (xs + gains.unsqueeze(2)?.unsqueeze(3)?.broadcast_mul(&map)?)?;
@@ -229,9 +242,10 @@ impl Compact {
         for layer in &self.up {
             xs = modulation.relu(&layer.forward(&xs)?)?;
         }
-        let painted = candle_nn::ops::sigmoid(&self.last.forward(&xs)?)?;
+        let (scale, shift) = unit(batch, xs.device())?;
+        let painted = instance_norm(&self.last.forward(&xs)?, &scale, &shift, EPS)?;
         // Halving rounds up: an odd side comes back a little longer.
-        Ok(painted.narrow(2, 0, height)?.narrow(3, 0, width)?)
+        palette::colour(&painted.narrow(2, 0, height)?.narrow(3, 0, width)?, &palette)
     }
 }
 
@@ -259,15 +273,21 @@ impl Modulation {
         instance_norm_relu(xs, &scale, &shift, EPS)
     }
 
-    /// The last numbers of the code.
-    fn tail(&self, channels: usize) -> Result<Tensor> {
-        let width = self.code.dim(1)?;
-        Ok(self.code.narrow(1, width - channels, channels)?)
+    /// The last numbers of the code: noise gains and palette.
+    fn tail(&self, channels: usize) -> Result<(Tensor, Tensor)> {
+        let palette = self.code.dim(1)? - palette::WIDTH;
+        Ok((self.code.narrow(1, palette - channels, channels)?, self.code.narrow(1, palette, palette::WIDTH)?))
     }
 }
 
-/// 0..1 to about the unit normal range.
-fn centred(xs: &Tensor) -> Result<Tensor> {
+/// Scale and shift of a norm that leaves mean 0 and variance 1, for the three channels of the picture.
+fn unit(batch: usize, device: &Device) -> Result<(Tensor, Tensor)> {
+    let zeros = Tensor::zeros((batch, 3), candle_core::DType::F32, device)?;
+    Ok((zeros.ones_like()?, zeros))
+}
+
+/// Refuses what is no picture or too small.
+fn check(xs: &Tensor) -> Result<()> {
     let (_, channels, height, width) = xs.dims4()?;
     if channels != 3 || height < SMALLEST || width < SMALLEST {
         return Err(Error::usage(
@@ -275,9 +295,10 @@ fn centred(xs: &Tensor) -> Result<Tensor> {
             format!("{width}x{height} with {channels} channels; the net needs RGB of at least {SMALLEST}x{SMALLEST}"),
         ));
     }
-    normalised(xs)
+    Ok(())
 }
 
+/// 0..1 to about the unit normal range.
 fn normalised(xs: &Tensor) -> Result<Tensor> {
     Ok(xs.affine(4.0, -1.8)?)
 }

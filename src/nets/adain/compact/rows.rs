@@ -2,7 +2,8 @@
 
 use candle_core::Tensor;
 
-use super::{Compact, EPS, Layer, Modulation, SMALLEST, StyleCode, noise_map, normalised};
+use super::palette::{self, Palette};
+use super::{Compact, EPS, Layer, Modulation, SMALLEST, StyleCode, noise_map, normalised, unit};
 use crate::error::{Error, Result};
 use crate::nets::strips::{self, Body, OnRows, OnStrip, Rows, Step};
 use crate::ops::trainable::{Padding, relu};
@@ -55,7 +56,8 @@ impl Compact {
             Ok(features)
         };
         let statistics = strips::measure(style, (scale, reach), &scales, &layers)?;
-        self.code(statistics.into_iter().flat_map(|(mean, deviation)| [mean, deviation]).collect())
+        let statistics = statistics.into_iter().flat_map(|(mean, deviation)| [mean, deviation]).collect();
+        self.code(statistics, &[palette_of(style)?])
     }
 
     /// [`paint`](Compact::paint) for one picture of any size.
@@ -76,26 +78,28 @@ impl Compact {
         }
         let mut modulation = Modulation { code: code.0.clone(), at: 0 };
         let down = self.down.iter().map(|layer| normed(&mut modulation, layer)).collect::<Result<_>>()?;
-        let gains = modulation.tail(self.config.painter[2])?;
+        let (gains, palette) = modulation.tail(self.config.painter[2])?;
         let mut residual = Vec::with_capacity(self.config.blocks);
         for block in self.residual.chunks_exact(2) {
             let first = normed(&mut modulation, &block[0])?;
             residual.push((first, Step { relu: false, ..normed(&mut modulation, &block[1])? }));
         }
         let mut up = self.up.iter().map(|layer| normed(&mut modulation, layer)).collect::<Result<Vec<_>>>()?;
-        up.push(plain(&self.last));
+        let (scale, shift) = unit(1, code.0.device())?;
+        up.push(Step { norm: Some((scale, shift, EPS)), ..plain(&self.last) });
+        let own = palette_of(content)?;
         let add = |first: usize, xs: Tensor| -> Result<Tensor> {
             let (_, _, rows, columns) = xs.dims4()?;
             let map = noise_map(first, rows, columns, noise, xs.device())?.to_dtype(xs.dtype())?;
             Ok((xs + gains.unsqueeze(2)?.unsqueeze(3)?.broadcast_mul(&map)?)?)
         };
         let body = Body {
-            enter: Box::new(normalised),
+            enter: Box::new(move |xs| own.out_of(xs)),
             down,
             add: Some(Box::new(add)),
             residual,
             up,
-            leave: Box::new(|xs| Ok(candle_nn::ops::sigmoid(xs)?)),
+            leave: Box::new(|xs| palette::colour(xs, &palette)),
         };
         strips::paint(&body, content, on_rows, on_strip)
     }
@@ -111,6 +115,10 @@ fn plain(layer: &Layer) -> Step<'_> {
     let (Padding::Zeros(reach) | Padding::Reflect(reach)) = layer.geometry.padding;
     let (stride, upsample) = (layer.geometry.stride, layer.geometry.upsample);
     Step { convolve: Box::new(|xs| layer.forward(xs)), norm: None, relu: false, reach, stride, upsample }
+}
+
+fn palette_of(picture: &Rows<'_>) -> Result<Palette> {
+    Palette::of_rows(picture.height, picture.pixels / picture.width.max(1), picture.read)
 }
 
 fn check(picture: &Rows<'_>) -> Result<()> {

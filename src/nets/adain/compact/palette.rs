@@ -1,0 +1,143 @@
+//! A picture's colours as a Gaussian: what is taken out of the photo before the net sees it, and put back in as the
+//! painting's when the net is done. So the net paints in colours that have no name, and a palette it has never met comes out
+//! as exactly as one it has learned.
+//!
+//! The whitening and colouring transform of Li et al., "Universal style transfer via feature transforms", 2017, on pixels.
+
+use std::ops::Range;
+
+use candle_core::{D, DType, Device, Tensor};
+
+use crate::error::Result;
+use crate::ops::matrix3::{Matrix3, power};
+
+/// Added to the variances (of values from 0 to 1) that the photo is divided by: a deviation of 8 steps of 255. The faint
+/// colours of a nearly grey photo are mostly the noise of its compression.
+const RIDGE: f64 = 1e-3;
+
+/// Numbers of a palette in a style code: the mean, and the root of the covariance row by row.
+pub(super) const WIDTH: usize = 12;
+
+/// Mean and covariance (population) of the channels, values from 0 to 1.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Palette {
+    mean: [f64; 3],
+    covariance: Matrix3,
+}
+
+impl Palette {
+    /// Those of every picture of `[n, 3, h, w]`.
+    pub(super) fn all_of(pictures: &Tensor) -> Result<Vec<Self>> {
+        (0..pictures.dim(0)?)
+            .map(|index| {
+                let picture = pictures.narrow(0, index, 1)?;
+                Self::of_rows(picture.dim(2)?, picture.dim(2)?, &|rows| {
+                    Ok(picture.narrow(2, rows.start, rows.len())?)
+                })
+            })
+            .collect()
+    }
+
+    /// That of a picture of which `at_once` rows `[1, 3, rows, width]` are looked at at a time.
+    pub(super) fn of_rows(
+        height: usize,
+        at_once: usize,
+        read: &dyn Fn(Range<usize>) -> Result<Tensor>,
+    ) -> Result<Self> {
+        let (mut sum, mut products, mut count) = ([0.0; 3], [[0.0; 3]; 3], 0.0);
+        for first in (0..height).step_by(at_once.max(1)) {
+            let rows = read(first..(first + at_once.max(1)).min(height))?.detach();
+            // Around the middle of the range, so that the difference at the end loses little.
+            let flat = (rows.to_dtype(DType::F32)?.flatten_from(2)?.squeeze(0)? - 0.5)?.contiguous()?;
+            let pixels = flat.dim(1)? as f64;
+            let sums = flat.sum(D::Minus1)?.to_device(&Device::Cpu)?.to_vec1::<f32>()?;
+            let squares = flat.matmul(&flat.t()?)?.to_device(&Device::Cpu)?.to_vec2::<f32>()?;
+            for row in 0..3 {
+                sum[row] += f64::from(sums[row]);
+                for column in 0..3 {
+                    products[row][column] += f64::from(squares[row][column]);
+                }
+            }
+            count += pixels;
+        }
+        let centred = sum.map(|sum| sum / count);
+        let at = |row: usize, column: usize| products[row][column] / count - centred[row] * centred[column];
+        let covariance = [0, 1, 2].map(|row| [0, 1, 2].map(|column| at(row, column)));
+        Ok(Self { mean: centred.map(|mean| mean + 0.5), covariance })
+    }
+
+    /// For the style code, `[WIDTH]`.
+    pub(super) fn numbers(&self) -> Vec<f32> {
+        let root = power(self.covariance, 0.5);
+        self.mean.iter().chain(root.iter().flatten()).map(|&value| value as f32).collect()
+    }
+
+    /// The photo without its own colours: mean 0 and, but for [`RIDGE`], the unit covariance.
+    pub(super) fn out_of(&self, picture: &Tensor) -> Result<Tensor> {
+        let mut covariance = self.covariance;
+        (0..3).for_each(|channel| covariance[channel][channel] += RIDGE);
+        let map: Vec<f32> = power(covariance, -0.5).iter().flatten().map(|&value| value as f32).collect();
+        let mean = self.mean.map(|mean| mean as f32);
+        let place = |values: Vec<f32>, shape: &[usize]| -> Result<Tensor> {
+            Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_device(picture.device())?.to_dtype(picture.dtype())?)
+        };
+        let centred = picture.broadcast_sub(&place(mean.to_vec(), &[1, 3, 1, 1])?)?;
+        mix(&place(map, &[1, 3, 3])?, &centred)
+    }
+}
+
+/// Pictures `[n, 3, h, w]` of mean 0 and variance 1 in the colours of a code's palette `[n, WIDTH]`; what lies outside of 0..1 is cut
+/// off.
+pub(super) fn colour(pictures: &Tensor, palette: &Tensor) -> Result<Tensor> {
+    let batch = palette.dim(0)?;
+    let mean = palette.narrow(1, 0, 3)?.reshape((batch, 3, 1, 1))?;
+    let root = palette.narrow(1, 3, 9)?.reshape((batch, 3, 3))?;
+    Ok(mix(&root, pictures)?.broadcast_add(&mean)?.clamp(0.0, 1.0)?)
+}
+
+/// Each pixel of `[n, 3, h, w]` times a matrix `[n, 3, 3]`.
+fn mix(matrices: &Tensor, pictures: &Tensor) -> Result<Tensor> {
+    let flat = pictures.flatten_from(2)?.contiguous()?;
+    let matrices = matrices.broadcast_as((flat.dim(0)?, 3, 3))?.contiguous()?;
+    Ok(matrices.matmul(&flat)?.reshape(pictures.dims())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_gets_its_own_colours_back() {
+        let picture = Tensor::rand(0.1f32, 0.9, (2, 3, 40, 30), &Device::Cpu).unwrap();
+        let palettes = Palette::all_of(&picture).unwrap();
+        for (index, palette) in palettes.iter().enumerate() {
+            let own = picture.narrow(0, index, 1).unwrap();
+            let bare = palette.out_of(&own).unwrap();
+            let numbers = Tensor::from_vec(palette.numbers(), (1, WIDTH), &Device::Cpu).unwrap();
+            // The ridge takes a little of the contrast.
+            let difference = (colour(&bare, &numbers).unwrap() - own).unwrap().abs().unwrap().max_all().unwrap();
+            assert!(difference.to_scalar::<f32>().unwrap() < 5e-3);
+            let again = Palette::all_of(&bare).unwrap()[0];
+            assert!(again.mean.iter().all(|mean| mean.abs() < 1e-4), "{again:?}");
+            for row in 0..3 {
+                for column in 0..3 {
+                    let wanted = if row == column { 1.0 } else { 0.0 };
+                    assert!((again.covariance[row][column] - wanted).abs() < 0.03, "{again:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_at_a_time_come_to_the_same_and_one_colour_is_no_trouble() {
+        let picture = Tensor::rand(0f32, 1.0, (1, 3, 17, 9), &Device::Cpu).unwrap();
+        let read = |rows: Range<usize>| Ok(picture.narrow(2, rows.start, rows.len())?);
+        let whole = Palette::all_of(&picture).unwrap()[0].numbers();
+        let parts = Palette::of_rows(17, 4, &read).unwrap().numbers();
+        assert!(whole.iter().zip(&parts).all(|(whole, part)| (whole - part).abs() < 1e-5));
+        let flat = Tensor::full(0.3f32, (1, 3, 8, 8), &Device::Cpu).unwrap();
+        let palette = Palette::all_of(&flat).unwrap()[0];
+        let bare = palette.out_of(&flat).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(bare < 1e-3 && palette.numbers().iter().all(|value| value.is_finite()));
+    }
+}
