@@ -153,6 +153,8 @@ pub struct Found {
 pub struct Gate {
     /// What holds.
     pub claim: String,
+    /// What it was seen by: metrics with the values they must have.
+    pub by: Vec<String>,
     /// What was found instead; `None` where it holds.
     pub broken: Option<String>,
 }

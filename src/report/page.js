@@ -51,10 +51,11 @@
   ].join(" · ");
   const failures = report.rows.filter((row) => row.error);
   const broken = report.gates.filter((gate) => gate.broken !== null);
-  const banner = (kind, text) => $("gates").append(el("div", { class: `gate ${kind}`, role: kind === "broken" ? "alert" : null }, text));
+  const banner = (kind, content) => $("gates").append(el("div", { class: `gate ${kind}`, role: kind === "broken" ? "alert" : null }, content));
   for (const gate of broken) banner("broken", `✗ These numbers cannot be trusted. ${gate.claim}: ${gate.broken}`);
   if (!broken.length && report.gates.length) {
-    banner("held", `✓ Checked on these pictures: ${report.gates.map((gate) => gate.claim).join("; ")}.`);
+    banner("held", el("details", {}, el("summary", {}, `✓ Checked: ${report.gates.map((gate) => gate.claim).join(", ")}`),
+      report.gates.map((gate) => el("p", {}, `${gate.claim[0].toUpperCase()}${gate.claim.slice(1)}: ${gate.by.join("; ")}.`))));
   }
   if (failures.length) banner("broken", `✗ ${count(failures.length, "picture", "pictures")} failed; the end of this page tells why.`);
 

@@ -115,7 +115,8 @@ impl Plane {
             let _ = write!(svg, "<g class=\"m{}\">", number % COLOURS.len());
             marker(&mut svg, number, (x + 6.0, y - 5.0), 6.0);
             let name: String = curve.method.chars().take(24).collect();
-            let _ = write!(svg, "<text x=\"{:.1}\" y=\"{y:.1}\" class=\"legend\">{}</text></g>", x + 20.0, escaped(&name));
+            let _ =
+                write!(svg, "<text x=\"{:.1}\" y=\"{y:.1}\" class=\"legend\">{}</text></g>", x + 20.0, escaped(&name));
         }
         svg + "</svg>"
     }
@@ -148,7 +149,12 @@ fn curve(report: &Report, method: &str, (content, style): (usize, usize)) -> Cur
         let (Some(kept), Some(taken)) = (Spread::of(&kept), Spread::of(&taken)) else { continue };
         let label = match &varied[..] {
             [_] => value.map_or_else(String::new, plain),
-            _ => variant.settings.iter().map(|(flag, value)| format!("{flag}={}", plain(value))).collect::<Vec<_>>().join(" "),
+            _ => variant
+                .settings
+                .iter()
+                .map(|(flag, value)| format!("{flag}={}", plain(value)))
+                .collect::<Vec<_>>()
+                .join(" "),
         };
         points.push((number.unwrap_or(0.0), Point { variant: place, label, kept, taken }));
     }
@@ -162,7 +168,9 @@ fn curve(report: &Report, method: &str, (content, style): (usize, usize)) -> Cur
 /// How much of the content is kept and of the style taken on, pair by pair.
 fn shares(report: &Report, variant: usize, (content, style): (usize, usize)) -> (Vec<f64>, Vec<f64>) {
     let anchor = |kind: Anchor| report.variants.iter().position(|variant| variant.anchor == Some(kind));
-    let (Some(identity), Some(copy)) = (anchor(Anchor::Identity), anchor(Anchor::Copy)) else { return Default::default() };
+    let (Some(identity), Some(copy)) = (anchor(Anchor::Identity), anchor(Anchor::Copy)) else {
+        return Default::default();
+    };
     let value = |row: &super::Row, metric: usize| row.values.get(metric).copied().flatten();
     let (mut kept, mut taken) = (Vec::new(), Vec::new());
     for row in report.rows.iter().filter(|row| row.variant == variant) {
@@ -207,17 +215,30 @@ impl Frame {
             let x = self.x(f64::from(tick) / 4.0);
             let _ = write!(svg, "<line class=\"grid\" x1=\"{x:.1}\" y1=\"{TOP}\" x2=\"{x:.1}\" y2=\"{bottom}\"/>");
             let y = bottom + 18.0;
-            let _ = write!(svg, "<text class=\"tick\" text-anchor=\"middle\" x=\"{x:.1}\" y=\"{y:.1}\">{} %</text>", tick * 25);
+            let _ = write!(
+                svg,
+                "<text class=\"tick\" text-anchor=\"middle\" x=\"{x:.1}\" y=\"{y:.1}\">{} %</text>",
+                tick * 25
+            );
         }
         for tick in ticks(self.y) {
             let y = self.y(f64::from(tick) / 4.0);
             let _ = write!(svg, "<line class=\"grid\" x1=\"{LEFT}\" y1=\"{y:.1}\" x2=\"{right}\" y2=\"{y:.1}\"/>");
             let (x, y) = (LEFT - 7.0, y + 4.0);
-            let _ = write!(svg, "<text class=\"tick\" text-anchor=\"end\" x=\"{x:.1}\" y=\"{y:.1}\">{} %</text>", tick * 25);
+            let _ = write!(
+                svg,
+                "<text class=\"tick\" text-anchor=\"end\" x=\"{x:.1}\" y=\"{y:.1}\">{} %</text>",
+                tick * 25
+            );
         }
         let y = bottom + 38.0;
-        let _ = write!(svg, "<text class=\"axis\" text-anchor=\"end\" x=\"{right}\" y=\"{y:.1}\">content kept ({}) →</text>", escaped(&plane.content));
-        let _ = write!(svg, "<text class=\"axis\" x=\"6\" y=\"14\">↑ style taken on ({})</text>", escaped(&plane.style));
+        let _ = write!(
+            svg,
+            "<text class=\"axis\" text-anchor=\"end\" x=\"{right}\" y=\"{y:.1}\">content kept ({}) →</text>",
+            escaped(&plane.content)
+        );
+        let _ =
+            write!(svg, "<text class=\"axis\" x=\"6\" y=\"14\">↑ style taken on ({})</text>", escaped(&plane.style));
         let (photo, painting) = ((self.x(1.0), self.y(0.0)), (self.x(0.0), self.y(1.0)));
         let _ = write!(
             svg,
@@ -228,7 +249,12 @@ impl Frame {
             [(photo, "the photo", "end", -10.0, 16.0), (painting, "the painting", "start", 10.0, -8.0)]
         {
             let _ = write!(svg, "<circle class=\"end\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"5\"/>");
-            let _ = write!(svg, "<text class=\"anchor\" text-anchor=\"{anchor}\" x=\"{:.1}\" y=\"{:.1}\">{name}</text>", x + dx, y + dy);
+            let _ = write!(
+                svg,
+                "<text class=\"anchor\" text-anchor=\"{anchor}\" x=\"{:.1}\" y=\"{:.1}\">{name}</text>",
+                x + dx,
+                y + dy
+            );
         }
     }
 }
@@ -246,13 +272,24 @@ fn draw(svg: &mut String, frame: &Frame, curve: &Curve, number: usize, report: &
         let (low, high) = (frame.y(point.taken.low), frame.y(point.taken.high));
         let _ = write!(svg, "<line class=\"whisker\" x1=\"{left:.1}\" y1=\"{y:.1}\" x2=\"{right:.1}\" y2=\"{y:.1}\"/>");
         let _ = write!(svg, "<line class=\"whisker\" x1=\"{x:.1}\" y1=\"{low:.1}\" x2=\"{x:.1}\" y2=\"{high:.1}\"/>");
-        let _ = write!(svg, "<g class=\"point\"><title>{}: {:.0} % of the content kept, {:.0} % of the style taken on</title>",
-            escaped(&report.variants[point.variant].name()), 100.0 * point.kept.median, 100.0 * point.taken.median);
+        let _ = write!(
+            svg,
+            "<g class=\"point\"><title>{}: {:.0} % of the content kept, {:.0} % of the style taken on</title>",
+            escaped(&report.variants[point.variant].name()),
+            100.0 * point.kept.median,
+            100.0 * point.taken.median
+        );
         marker(svg, number, (x, y), 5.5);
         svg.push_str("</g>");
         if !point.label.is_empty() {
             let label: String = point.label.chars().take(18).collect();
-            let _ = write!(svg, "<text class=\"setting\" x=\"{:.1}\" y=\"{:.1}\">{}</text>", x + 8.0, y - 7.0, escaped(&label));
+            let _ = write!(
+                svg,
+                "<text class=\"setting\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+                x + 8.0,
+                y - 7.0,
+                escaped(&label)
+            );
         }
     }
     svg.push_str("</g>");

@@ -78,7 +78,8 @@ pub(super) fn draw(report: &Report, gallery: &Gallery<'_>) -> RgbImage {
                 Some(picture) => place_in(&mut sheet, &picture, (x(column), y), panel),
                 None => {
                     frame(&mut sheet, (x(column), y), panel);
-                    let (text, colour) = if row.is_some_and(failed) { ("failed", RED) } else { ("not its style", GREY) };
+                    let (text, colour) =
+                        if row.is_some_and(failed) { ("failed", RED) } else { ("not its style", GREY) };
                     let note = Lettering::new(8.0, colour);
                     note.draw(&mut sheet, (x(column) + 10) as f32, (y + 20) as f32, text);
                 }

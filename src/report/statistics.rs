@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn an_interval_holds_its_median_and_narrows_with_more_numbers() {
-        let wave = |count: u32| (0..count).map(|n| f64::from(n * 37 % count)/ f64::from(count)).collect::<Vec<_>>();
+        let wave = |count: u32| (0..count).map(|n| f64::from(n * 37 % count) / f64::from(count)).collect::<Vec<_>>();
         let (few, many) = (Spread::of(&wave(10)).unwrap(), Spread::of(&wave(400)).unwrap());
         for spread in [few, many] {
             assert!(spread.low <= spread.median && spread.median <= spread.high, "{spread:?}");

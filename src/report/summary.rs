@@ -84,7 +84,8 @@ fn column(report: &Report, variant: usize, metric: usize) -> Column {
 fn cell(report: &Report, (variant, metric): (usize, usize), columns: &[Column]) -> Option<Cell> {
     // In the order of the rows: what a bootstrap draws depends on it.
     let own = &columns[variant];
-    let values: Vec<f64> = rows(report, variant).filter_map(|row| own.get(&(row.content, row.style)).copied()).collect();
+    let values: Vec<f64> =
+        rows(report, variant).filter_map(|row| own.get(&(row.content, row.style)).copied()).collect();
     let spread = Spread::of(&values)?;
     let Some(higher) = direction(report, metric) else { return Some(Cell { spread, wins: None, best: false }) };
     if report.variants[variant].anchor.is_some() {
@@ -104,9 +105,8 @@ fn cell(report: &Report, (variant, metric): (usize, usize), columns: &[Column]) 
 fn wins(report: &Report, metric: usize, columns: &[Column]) -> Vec<Vec<Option<f64>>> {
     let higher = direction(report, metric);
     let against = |own: usize, other: usize| win_rate(pairs(&columns[own], &columns[other]), higher?);
-    let row = |own: usize| {
-        (0..columns.len()).map(|other| if own == other { None } else { against(own, other) }).collect()
-    };
+    let row =
+        |own: usize| (0..columns.len()).map(|other| if own == other { None } else { against(own, other) }).collect();
     (0..columns.len()).map(row).collect()
 }
 

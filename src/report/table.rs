@@ -53,7 +53,16 @@ fn object(report: &Report, row: &Row) -> Result<Value> {
 pub(super) fn csv(report: &Report) -> String {
     let settings: BTreeSet<&String> = report.rows.iter().flat_map(|row| settings(row).map(|(flag, _)| flag)).collect();
     let mut header: Vec<String> = [
-        "content", "style", "variant", "method", "picture", "width", "height", "seconds", "style-seconds", "peak-bytes",
+        "content",
+        "style",
+        "variant",
+        "method",
+        "picture",
+        "width",
+        "height",
+        "seconds",
+        "style-seconds",
+        "peak-bytes",
     ]
     .map(str::to_owned)
     .to_vec();

@@ -4,18 +4,22 @@
 use super::log::Log;
 use super::plan::hash_of;
 use crate::cli::Printer;
+use ::image::RgbImage;
 use impasto::image::{read, resize};
 use impasto::metrics::{Look, SetFeatures, Suite, check_gates};
 use impasto::pipeline::stylize::canvas;
 use impasto::progress::{Progress, Stage};
 use impasto::report::{Anchor, Gate, Report, Row};
 use impasto::{Error, Result};
-use ::image::RgbImage;
 use std::collections::HashMap;
 use std::path::Path;
 
 /// How much the looks at photos may keep in memory, in pixels.
 const KEPT: u64 = 8 << 20;
+
+/// What the gates say of the two ends.
+const KEPT_ALL: &str = "the photo itself has kept everything";
+const TAKEN_ALL: &str = "the painting itself has taken on everything";
 
 /// What measures, and in which words its answers are noted.
 pub(super) struct Judge<'a> {
@@ -39,11 +43,8 @@ pub(super) fn measure(
 ) -> Result<()> {
     let mut bar = printer.bar();
     let (mut done, total) = (0, report.rows.len() as u64);
-    let styles: Vec<Option<RgbImage>> = report
-        .styles
-        .iter()
-        .map(|style| read::open(&style.file).and_then(|it| scaled(&it, judge.size)).ok())
-        .collect();
+    let styles: Vec<Option<RgbImage>> =
+        report.styles.iter().map(|style| read::open(&style.file).and_then(|it| scaled(&it, judge.size)).ok()).collect();
     let pixels = u64::from(judge.size).pow(2).max(1);
     let at_once = usize::try_from(KEPT / pixels).unwrap_or(1).max(1);
     let contents: Vec<usize> = (0..report.contents.len()).collect();
@@ -152,7 +153,9 @@ fn row(
             None => return Ok(nothing()),
         },
         Some(Anchor::Copy) => {
-            let (Some(photo), Some(look)) = (pair.photo.sizes.first(), pair.looks.first()) else { return Ok(nothing()) };
+            let (Some(photo), Some(look)) = (pair.photo.sizes.first(), pair.looks.first()) else {
+                return Ok(nothing());
+            };
             let Some((picture, style)) = pair.style else { return Ok(nothing()) };
             // As content it has to have the photo's size; as style it is the painting as it is.
             let copy = resize::lanczos(picture, photo.width(), photo.height())?;
@@ -184,7 +187,11 @@ struct Sets {
 
 impl Sets {
     fn new(variants: usize) -> Self {
-        Self { painted: vec![Vec::new(); variants], styles: vec![Vec::new(); variants], lpips: vec![Vec::new(); variants] }
+        Self {
+            painted: vec![Vec::new(); variants],
+            styles: vec![Vec::new(); variants],
+            lpips: vec![Vec::new(); variants],
+        }
     }
 
     fn take(&mut self, report: &Report, at: usize, suite: &Suite, folder: &Path) {
@@ -221,11 +228,8 @@ impl Sets {
 
 /// Checks the gates on as many pairs as hold every photo and every painting once.
 fn gates(report: &Report, judge: &Judge<'_>, styles: &[Option<RgbImage>]) -> Vec<Gate> {
-    let photos: Vec<RgbImage> = report
-        .contents
-        .iter()
-        .filter_map(|source| scaled(&read::open(&source.file).ok()?, judge.size).ok())
-        .collect();
+    let photos: Vec<RgbImage> =
+        report.contents.iter().filter_map(|source| scaled(&read::open(&source.file).ok()?, judge.size).ok()).collect();
     let styles: Vec<&RgbImage> = styles.iter().flatten().collect();
     if photos.is_empty() || styles.is_empty() {
         return Vec::new();
@@ -238,16 +242,16 @@ fn gates(report: &Report, judge: &Judge<'_>, styles: &[Option<RgbImage>]) -> Vec
     for at in 0..photos.len().max(styles.len()) {
         match check_gates(judge.suite, &photos[at % photos.len()], styles[at % styles.len()]) {
             Ok(found) if gates.is_empty() => {
-                for (picture, subject) in [("identity", "the photo itself"), ("copy-style", "the painting itself")] {
+                for (picture, claim) in [("identity", KEPT_ALL), ("copy-style", TAKEN_ALL)] {
                     let held = found.iter().filter(|gate| gate.picture == picture);
-                    let held: Vec<_> = held.map(|gate| format!("{} {}", title(gate.metric), gate.expected)).collect();
-                    gates.push(Gate { claim: format!("{subject} has {}", held.join(", ")), broken: None });
+                    let by = held.map(|gate| format!("{} {}", title(gate.metric), gate.expected)).collect();
+                    gates.push(Gate { claim: claim.to_owned(), by, broken: None });
                 }
             }
             Ok(_) => {}
             Err(error) => {
-                let claim = "the photo itself has kept everything, the painting itself has taken on everything";
-                return vec![Gate { claim: claim.to_owned(), broken: Some(error.to_string()) }];
+                let claim = format!("{KEPT_ALL}, {TAKEN_ALL}");
+                return vec![Gate { claim, by: Vec::new(), broken: Some(error.to_string()) }];
             }
         }
     }

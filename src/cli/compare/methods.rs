@@ -42,7 +42,12 @@ enum Net {
 }
 
 /// Reads the three flags. `styles` are the names of the paintings: a net for one style competes on its own painting alone.
-pub(super) fn parse(methods: &[String], set: &[String], sweeps: &[String], styles: &[String]) -> Result<Vec<Contestant>> {
+pub(super) fn parse(
+    methods: &[String],
+    set: &[String],
+    sweeps: &[String],
+    styles: &[String],
+) -> Result<Vec<Contestant>> {
     let mut contestants: Vec<Contestant> = Vec::new();
     for text in methods {
         let next = contestant(text.trim(), styles)?;
@@ -85,8 +90,7 @@ pub(super) fn parse(methods: &[String], set: &[String], sweeps: &[String], style
                 entry.varied.insert(flag.to_owned(), value(text));
                 entry
             };
-            one.entries =
-                one.entries.iter().flat_map(|entry| values.iter().map(|text| with(entry, text))).collect();
+            one.entries = one.entries.iter().flat_map(|entry| values.iter().map(|text| with(entry, text))).collect();
         }
         check_taken("--sweep", (whose, flag), taken, &contestants)?;
     }
@@ -269,7 +273,8 @@ mod tests {
 
     #[test]
     fn sweeps_are_crossed_and_go_to_who_has_the_flag() {
-        let methods = read(&["adain", "gatys"], &["gatys.iterations=9"], &["strength=0.5,1", "gatys.pyramid=0,64"]).unwrap();
+        let methods =
+            read(&["adain", "gatys"], &["gatys.iterations=9"], &["strength=0.5,1", "gatys.pyramid=0,64"]).unwrap();
         assert_eq!(methods[0].entries.len(), 2);
         assert_eq!(methods[1].entries.len(), 4);
         assert_eq!(words(&methods[0], 1, 0).unwrap(), "--method adain --style=s.png --strength=1");

@@ -110,10 +110,11 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
     let done = paint::paint(&mut plan, (folder, args.size), &mut log, printer)?;
 
     let suite = open_suite(&options, &device)?;
-    let mut facts = facts::machine_facts(&format!("{device:?}").to_lowercase());
+    let mut facts = facts::machine_facts(&format!("{:?}", device.location()).to_lowercase());
     facts.extend(own_facts(args, &suite, &options)?);
     let mut report = report_of(plan, done, facts, &args.title, &suite);
-    let prompts = report.rows.iter().filter_map(|row| Some((row.variant, row.recipe.get("prompt")?.as_str()?.to_owned())));
+    let prompts =
+        report.rows.iter().filter_map(|row| Some((row.variant, row.recipe.get("prompt")?.as_str()?.to_owned())));
     let prompts: HashMap<_, _> = prompts.collect();
     let judge = measure::Judge { suite: &suite, fingerprint: fingerprint(&suite, &options)?, size: args.size, prompts };
     measure::measure(&mut report, &judge, folder, &mut log, printer).inspect_err(|error| {
@@ -196,7 +197,8 @@ fn suite_options(args: &Args, gatys: bool, printer: &Printer) -> anyhow::Result<
             other.or_else(|| default_backbone(&cache).ok())
         }),
     };
-    let optimised = args.set.iter().find_map(|text| text.strip_prefix("gatys.backbone=").or(text.strip_prefix("backbone=")));
+    let optimised =
+        args.set.iter().find_map(|text| text.strip_prefix("gatys.backbone=").or(text.strip_prefix("backbone=")));
     let optimised = match optimised {
         Some(net) => nets::locate("--set gatys.backbone", Path::new(net), printer).ok(),
         None => Cache::from_env().ok().and_then(|cache| default_backbone(&cache).ok()),
@@ -214,7 +216,11 @@ fn suite_options(args: &Args, gatys: bool, printer: &Printer) -> anyhow::Result<
         lpips_trunk: located("--lpips-trunk", &args.lpips_trunk)?,
         hed: located("--hed", &args.hed)?,
         clip: located("--clip", &args.clip)?,
-        inception: args.inception.iter().map(|path| nets::locate("--inception", path, printer)).collect::<Result<_, _>>()?,
+        inception: args
+            .inception
+            .iter()
+            .map(|path| nets::locate("--inception", path, printer))
+            .collect::<Result<_, _>>()?,
     })
 }
 

@@ -168,9 +168,8 @@ fn one(
     let mut bar = printer.bar();
     stylizer.begin(&output);
     machine::forget_peak_memory();
-    let painting = stylizer.paint(&photo, None, &mut |progress| {
-        bar.report(&Progress { label: label.to_owned(), ..progress.clone() })
-    })?;
+    let painting = stylizer
+        .paint(&photo, None, &mut |progress| bar.report(&Progress { label: label.to_owned(), ..progress.clone() }))?;
     let peak_bytes = machine::peak_memory();
     bar.clear();
     let Painting { picture, warnings, encoding, painting } = painting;
