@@ -108,7 +108,9 @@ fn a_report_holds_every_picture_and_the_same_numbers_everywhere() {
     for metric in &metrics {
         let column = lines[0].iter().position(|name| name == metric).unwrap();
         for (row, line) in rows.iter().zip(&lines[1..]) {
-            assert_eq!(row["metrics"][metric].as_f64(), line[column].parse().ok(), "{metric}");
+            // Reading JSON back may lose the last bit, reading the CSV does not.
+            let cell = line[column].parse().map_or(Value::Null, |value: f64| json!(value));
+            close(&row["metrics"][metric], &cell, metric);
         }
     }
     assert!(lines[0].contains(&"setting.strength"));
@@ -182,7 +184,7 @@ fn names_that_would_break_a_page_do_not() {
     done(&bench.compare(&["--title", "</script><b>me & you</b> {{script}}"]));
     let html = bench.text("report.html");
     assert!(html.contains("<title>&lt;/script&gt;&lt;b&gt;me &amp; you&lt;/b&gt; {{script}}</title>"));
-    assert!(!html.contains("onerror=alert(1)>"));
+    assert!(!html.contains("<img src=x") && html.contains("\\u003cimg src=x"));
     let page = bench.page();
     let sources: Vec<&str> =
         page["report"]["contents"].as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap()).collect();
@@ -205,7 +207,7 @@ fn a_broken_picture_does_not_stop_the_others() {
     std::fs::write(bench.0.path("photos/middle.png"), b"\x89PNG\r\n\x1a\nnothing").unwrap();
     let compared = bench.compare(&[]);
     assert_eq!(compared.code, Some(1), "{}", compared.stderr);
-    assert!(compared.stderr.contains("middle.png") && compared.stderr.contains("2 of 12"), "{}", compared.stderr);
+    assert!(compared.stderr.contains("middle.png") && compared.stderr.contains("2 of 6"), "{}", compared.stderr);
     let rows = bench.rows();
     assert_eq!(rows.iter().filter(|row| row["picture"].is_string()).count(), 4);
     let failed: Vec<_> = rows.iter().filter(|row| row["error"].is_string()).collect();
@@ -387,7 +389,7 @@ fn close(found: &Value, expected: &Value, place: &str) {
         }
         (Value::Number(found), Value::Number(expected)) => {
             let (found, expected) = (found.as_f64().unwrap(), expected.as_f64().unwrap());
-            assert!((found - expected).abs() < 1e-12 * expected.abs().max(1.0), "{place}: {found} for {expected}");
+            assert!((found - expected).abs() < 1e-12 * expected.abs().max(1e-3), "{place}: {found} for {expected}");
         }
         _ => assert_eq!(found, expected, "{place}"),
     }
