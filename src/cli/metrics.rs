@@ -5,6 +5,7 @@ use impasto::Error;
 use impasto::device::Backend;
 use impasto::image::{read, resize};
 use impasto::metrics::{Absent, Better, Metric, Subject, Suite};
+use impasto::pipeline::stylize::canvas::with_long_side;
 use impasto::pipeline::{SuiteOptions, default_backbone, open_suite};
 use impasto::weights::Cache;
 use serde_json::{Value, json};
@@ -19,12 +20,15 @@ pub(crate) struct Args {
     /// The picture judged, of the photo's size
     #[arg(value_name = "PAINTED")]
     painted: PathBuf,
-    /// The painting whose style was asked for; it is taken at the size it has
+    /// The painting whose style was asked for; without --size it is taken at the size it has
     #[arg(long, value_name = "IMAGE")]
     style: Option<PathBuf>,
     /// The words that were asked for
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
+    /// Bring all pictures to this long side first (Lanczos)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(16..=8192))]
+    size: Option<u32>,
     /// Resize the photo (Lanczos) where the picture judged has another size
     #[arg(long)]
     resize: bool,
@@ -54,9 +58,19 @@ pub(crate) struct Args {
 /// Measures and prints.
 pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
     let printer = &printer.quieter(args.json);
-    let mut photo = read::open(&args.photo)?;
-    let painted = read::open(&args.painted)?;
-    let style = args.style.as_ref().map(read::open).transpose()?;
+    let open_sized = |path: &PathBuf| {
+        let picture = read::open(path)?;
+        match args.size {
+            Some(size) => {
+                let (width, height) = with_long_side(picture.dimensions(), size);
+                resize::lanczos(&picture, width, height)
+            }
+            None => Ok(picture),
+        }
+    };
+    let mut photo = open_sized(&args.photo)?;
+    let painted = open_sized(&args.painted)?;
+    let style = args.style.as_ref().map(open_sized).transpose()?;
     if photo.dimensions() != painted.dimensions() {
         let ((width, height), (from_width, from_height)) = (painted.dimensions(), photo.dimensions());
         if !args.resize {

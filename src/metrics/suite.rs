@@ -176,7 +176,8 @@ impl Suite {
         self.nets.backbone.as_ref().map(|net| net.kind().to_string())
     }
 
-    /// What cannot be measured of this picture: there is nothing to compare it with, or one of the two is too small.
+    /// What cannot be measured of this picture: there is nothing to compare it with, or one of the two is too small or too
+    /// large.
     pub fn missing(&self, subject: &Subject<'_>) -> Vec<Absent> {
         let missing = |(&metric, &measure): (&Metric, &Measure)| {
             let (reason, how) = self.obstacle(metric, measure, subject)?;
@@ -194,11 +195,17 @@ impl Suite {
         let Some(other) = other else {
             return Some((format!("there is no {what} to compare with"), format!("give the {what}")));
         };
-        let least = self.least_side(measure);
-        let small = [subject.painted, other].into_iter().find(|picture| picture.width().min(picture.height()) < least);
-        small.map(|picture| {
+        let (least, most) = (self.least_side(measure), most_pixels(measure));
+        [subject.painted, other].into_iter().find_map(|picture| {
             let (width, height) = picture.dimensions();
-            (format!("{width} x {height} pixels are too few"), format!("give pictures of at least {least} a side"))
+            if width.min(height) < least {
+                let how = format!("give pictures of at least {least} a side");
+                return Some((format!("{width} x {height} pixels are too few"), how));
+            }
+            (u64::from(width) * u64::from(height) > most).then(|| {
+                let how = format!("measure at a smaller size, of at most {most} pixels");
+                (format!("{width} x {height} pixels are too many"), how)
+            })
         })
     }
 
@@ -352,6 +359,18 @@ impl Suite {
             }
         }
         Ok(values)
+    }
+}
+
+/// Where a picture would ask for more memory, or more hours, than its number is worth.
+fn most_pixels(measure: Measure) -> u64 {
+    match measure {
+        // All pairs of places.
+        Measure::Cfsd => 1 << 20,
+        Measure::EdgesHed | Measure::Content | Measure::Style | Measure::Gram(_) | Measure::Lpips => 1 << 22,
+        Measure::Ssim | Measure::MsSsim | Measure::EdgesCanny | Measure::Histogram => 1 << 26,
+        // CLIP looks at a small one anyway.
+        Measure::ClipPhoto | Measure::ClipStyle | Measure::ClipText => u64::MAX,
     }
 }
 

@@ -473,6 +473,15 @@ fn what_cannot_be_measured_is_said_and_left_out() {
     let missing = suite.missing(&Subject { photo: Some(&photo), style: Some(&style), painted: &painted, prompt: None });
     assert_eq!(missing.iter().map(|absent| absent.metric.name).collect::<Vec<_>>(), ["ms-ssim"]);
     assert!(missing[0].how.contains("161"), "{missing:?}");
+    // CFSD would compare all of 66,000 places with all others.
+    let place = Place::new();
+    let backbone = save(&place, "vgg19.safetensors", crate::vgg::weights("vgg19"));
+    let with_net = open(&SuiteOptions { backbone: Some(backbone), ..SuiteOptions::default() });
+    let large = RgbImage::new(1032, 1024);
+    let missing =
+        with_net.missing(&Subject { photo: Some(&large), style: Some(&large), painted: &large, prompt: None });
+    assert_eq!(missing.iter().map(|absent| absent.metric.name).collect::<Vec<_>>(), ["cfsd"]);
+    assert!(missing[0].reason.contains("1032 x 1024 pixels are too many"), "{missing:?}");
     let none = RgbImage::new(0, 0);
     let nothing = Subject { photo: Some(&none), style: Some(&none), painted: &none, prompt: None };
     assert_eq!(suite.measure(&nothing).unwrap(), []);
@@ -583,6 +592,13 @@ fn the_command_prints_a_table_and_what_is_absent() {
     let resized = run(&["metrics", &photo, &style, "--resize"]);
     assert_eq!(resized.code, Some(0), "{}", resized.stderr);
     assert!(resized.stderr.contains("resized from 64 x 48 to 56 x 40"), "{}", resized.stderr);
+    let enlarged = run(&["metrics", &photo, &painted, "--style", &style, "--size", "256"]);
+    assert!(
+        enlarged.stdout.contains("ms-ssim ") && !enlarged.stdout.contains("absent: ms-ssim"),
+        "{}",
+        enlarged.stdout
+    );
+    refused(&run(&["metrics", &photo, &painted, "--size", "8"]), 2, "--size");
 }
 
 /// HED's own weights and real pictures, where they are.

@@ -1,7 +1,7 @@
 """Metrics of painted pictures by the programs they come from -> tests/fixtures/metrics/metrics.json.
 
-    pip install -r tests/reference/requirements.txt scikit-image==0.26.0 scipy==1.17.1 pytorch-msssim==1.0.0
-        lpips==0.1.4 pytorch-fid==0.3.0 art-fid==0.0.2 torchvision==0.29.2
+    pip install -r tests/reference/requirements.txt scikit-image==0.26.0 scipy==1.17.1 tqdm
+    pip install --no-deps pytorch-msssim==1.0.0 lpips==0.1.4 pytorch-fid==0.3.0 art-fid==0.0.2 torchvision==0.29.2
     python tests/reference/metrics.py
 
 Pictures come from tests/fixtures/image and are painted by integer arithmetic, weights from a formula; the test repeats both,
@@ -17,6 +17,7 @@ so only names, shapes and results are kept.
   lpips               the package lpips, with weights from the formula
   clip                transformers' CLIPModel and its processor's steps, tiny
   fid, art-fid        pytorch-fid's and art-fid's networks with weights from the formula; scipy's sqrtm
+  real                benchmarks' judges and HED's published weights, which lie beside the repository in ../shared/weights
 """
 
 import importlib.util
