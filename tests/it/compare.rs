@@ -394,3 +394,19 @@ fn close(found: &Value, expected: &Value, place: &str) {
         _ => assert_eq!(found, expected, "{place}"),
     }
 }
+
+#[test]
+fn a_damaged_judge_fails_loudly() {
+    let bench = Bench::new();
+    let mut net = std::fs::read(super::fixture("stylize").join("vgg16.safetensors")).unwrap();
+    let header = 8 + u64::from_le_bytes(*net.first_chunk().unwrap()) as usize;
+    // Weights that are no numbers.
+    net[header..].fill(0xff);
+    std::fs::write(bench.0.path("net.safetensors"), net).unwrap();
+    let compared = bench.compare(&["--backbone", &bench.0.text("net.safetensors")]);
+    assert_eq!(compared.code, Some(1), "{}", compared.stderr);
+    assert!(compared.stderr.contains("content-distance of identity is NaN, it must be 0"), "{}", compared.stderr);
+    // The report is there, and says so.
+    let page = bench.page();
+    assert!(page["report"]["gates"][0]["broken"].as_str().unwrap().contains("NaN"));
+}
