@@ -85,9 +85,9 @@ fn filled(value: impl Fn(&str) -> String) -> String {
 /// The longest side of pictures in the page: the more there are, the smaller, so that a phone can still open it.
 fn side(pictures: usize) -> u32 {
     match pictures {
-        ..=240 => 512,
-        ..=1000 => 320,
-        ..=4000 => 200,
+        0..=240 => 512,
+        241..=1000 => 320,
+        1001..=4000 => 200,
         _ => 128,
     }
 }

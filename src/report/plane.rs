@@ -30,10 +30,10 @@ const COLOURS: [(&str, &str); 7] = [
 
 /// Sizes of the drawing, in its own units.
 const WIDTH: f64 = 480.0;
-const LEFT: f64 = 58.0;
+const LEFT: f64 = 64.0;
 const RIGHT: f64 = 24.0;
-const TOP: f64 = 26.0;
-const HEIGHT: f64 = 398.0;
+const TOP: f64 = 38.0;
+const HEIGHT: f64 = 392.0;
 const LEGEND: f64 = 22.0;
 
 /// The plane.
@@ -238,7 +238,7 @@ impl Frame {
             escaped(&plane.content)
         );
         let _ =
-            write!(svg, "<text class=\"axis\" x=\"6\" y=\"14\">↑ style taken on ({})</text>", escaped(&plane.style));
+            write!(svg, "<text class=\"axis\" x=\"6\" y=\"15\">↑ style taken on ({})</text>", escaped(&plane.style));
         let (photo, painting) = ((self.x(1.0), self.y(0.0)), (self.x(0.0), self.y(1.0)));
         let _ = write!(
             svg,
@@ -315,13 +315,13 @@ fn style() -> String {
     let mut css = String::from(
         ".plane{font-family:system-ui,sans-serif;--ink:#222028;--grey:#6b6772;--line:#e2ddd2;--paper:#fbf9f4}\
          .plane .paper{fill:var(--paper)}.plane .grid{stroke:var(--line);stroke-width:1}\
-         .plane text{fill:var(--ink);font-size:13px}.plane .tick{fill:var(--grey);font-size:11.5px}\
-         .plane .anchor{fill:var(--grey);font-size:12.5px;font-style:italic}\
+         .plane text{fill:var(--ink);font-size:15px}.plane .tick{fill:var(--grey);font-size:13px}\
+         .plane .anchor{fill:var(--grey);font-size:14px;font-style:italic}\
          .plane .between{stroke:var(--grey);stroke-dasharray:2 5;stroke-width:1.2}\
          .plane .end{fill:var(--paper);stroke:var(--grey);stroke-width:1.6}\
          .plane .path{fill:none;stroke:var(--m);stroke-width:2.2;stroke-linejoin:round}\
          .plane .whisker{stroke:var(--m);stroke-width:1.3;opacity:.45}\
-         .plane .mark{fill:var(--m);stroke:var(--paper);stroke-width:1.4}.plane .setting{fill:var(--m);font-size:11.5px}",
+         .plane .mark{fill:var(--m);stroke:var(--paper);stroke-width:1.4}.plane .setting{fill:var(--m);font-size:13px}",
     );
     css += "@media screen and (prefers-color-scheme:dark){.plane{--ink:#ece8e1;--grey:#a39e97;--line:#37343a;--paper:#1b1a1e}}";
     css + &colours(".plane ")

@@ -52,10 +52,10 @@ pub(super) fn measure(
     for chunk in contents.chunks(at_once) {
         let photos: Vec<Photo> = chunk.iter().map(|&content| Photo::open(report, content, judge.size)).collect();
         let looks: Vec<_> = photos.iter().map(|photo| photo.looks(judge.suite)).collect();
-        for style in 0..report.styles.len() {
-            let style_look = styles[style].as_ref().map(|style| judge.suite.look(style));
+        for (style, painting) in styles.iter().enumerate() {
+            let style_look = painting.as_ref().map(|painting| judge.suite.look(painting));
             for (photo, looks) in photos.iter().zip(&looks) {
-                let pair = Pair { photo, looks, style: styles[style].as_ref().zip(style_look.as_ref()) };
+                let pair = Pair { photo, looks, style: painting.as_ref().zip(style_look.as_ref()) };
                 for at in 0..report.rows.len() {
                     if (report.rows[at].content, report.rows[at].style) != (photo.content, style) {
                         continue;
