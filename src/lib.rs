@@ -11,6 +11,7 @@ pub mod nets;
 pub mod ops;
 pub mod pipeline;
 pub mod progress;
+pub mod report;
 pub mod rng;
 pub mod style;
 pub mod train;

@@ -24,6 +24,8 @@ pub enum Stage {
     Stylize,
     /// Pictures through the metrics.
     Measure,
+    /// Files of a report.
+    Report,
 }
 
 /// One report from long work.

@@ -52,6 +52,11 @@ impl TorchRng {
         Ok(Tensor::from_vec(self.draw(count), shape, &Device::Cpu)?)
     }
 
+    /// `torch.randint(count, (1,), generator=self)`: a whole number below `count`, which is less than 2^32; 0 below none.
+    pub fn below(&mut self, count: usize) -> usize {
+        self.twister.word() as usize % count.max(1)
+    }
+
     /// The next `count` normals as torch draws them in one call.
     fn draw(&mut self, count: usize) -> Vec<f32> {
         if count < BLOCK {

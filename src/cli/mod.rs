@@ -4,6 +4,7 @@
 
 mod batch;
 mod bench;
+mod compare;
 mod completions;
 mod control;
 mod doctor;
@@ -47,6 +48,8 @@ pub(crate) enum Command {
     Generate(Box<generate::Args>),
     /// Repaint photos in the style of a painting
     Stylize(Box<stylize::Args>),
+    /// Compare methods on the same photos and paintings, in pictures and numbers
+    Compare(Box<compare::Args>),
     /// Paint a file of jobs, overnight or on many machines
     Batch(Box<batch::Args>),
     /// Write the control map of a picture
@@ -121,6 +124,7 @@ pub(crate) fn run(command: Command, printer: &Printer) -> anyhow::Result<()> {
     match command {
         Command::Generate(args) => generate::run(&args, printer),
         Command::Stylize(args) => stylize::run(&args, printer),
+        Command::Compare(args) => compare::run(&args, printer),
         Command::Batch(args) => batch::run(&args, printer),
         Command::Control(args) => control::run(&args, printer),
         Command::Inspect(args) => inspect::run(&args, printer),

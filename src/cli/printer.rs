@@ -140,6 +140,7 @@ fn verb(stage: Stage) -> &'static str {
         Stage::Decode => "decoding",
         Stage::Train => "training",
         Stage::Measure => "measuring",
+        Stage::Report => "writing",
     }
 }
 
@@ -152,7 +153,7 @@ fn style(stage: Stage) -> ProgressStyle {
         Stage::Stylize | Stage::Measure => "{prefix:>11} [{bar:24}] {pos}/{len} {elapsed} gone, {eta} left  {wide_msg}",
         Stage::Decode => "{prefix:>11} [{bar:24}] {pos}/{len}",
         Stage::Train => "{prefix:>11} [{bar:24}] {pos}/{len} {elapsed} gone, {eta} left {wide_msg}",
-        Stage::Load | Stage::Encode => "{prefix:>11} [{bar:24}] {pos}/{len} {wide_msg}",
+        Stage::Load | Stage::Encode | Stage::Report => "{prefix:>11} [{bar:24}] {pos}/{len} {wide_msg}",
     };
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ")
 }

@@ -76,15 +76,25 @@ pub fn jpeg(path: impl AsRef<Path>, picture: &RgbImage, comment: &str) -> Result
         let reason = format!("cannot be written: {} bytes are too long a comment for a JPEG", comment.len());
         return Err(Error::file(path, reason).with_hint("write a .png instead"));
     };
-    let mut encoded = Vec::new();
-    JpegEncoder::new_with_quality(&mut encoded, JPEG_QUALITY)
-        .write_image(picture.as_raw(), width, height, ExtendedColorType::Rgb8)
-        .map_err(|error| Error::file(path, format!("cannot be written as a JPEG: {error}")))?;
+    let encoded = encoded_jpeg(picture, JPEG_QUALITY).map_err(|error| Error::file(path, error.to_string()))?;
     // Behind the JFIF segment, which has to come first: two marker bytes each for the start and for it, and its length.
     let header = encoded.get(4..6).and_then(<[u8]>::first_chunk).copied().map_or(0, u16::from_be_bytes);
     let (start, rest) = encoded.split_at(encoded.len().min(4 + usize::from(header)));
     let parts = [start, &[0xff, 0xfe], &length.to_be_bytes(), comment.as_bytes(), rest];
     replace(path, |file| parts.iter().try_for_each(|part| file.write_all(part)))
+}
+
+/// A picture as the bytes of a JPEG, at a quality from 1 to 100.
+///
+/// # Errors
+/// When a side is beyond what a JPEG can hold.
+pub fn encoded_jpeg(picture: &RgbImage, quality: u8) -> Result<Vec<u8>> {
+    let (width, height) = picture.dimensions();
+    let mut encoded = Vec::new();
+    JpegEncoder::new_with_quality(&mut encoded, quality)
+        .write_image(picture.as_raw(), width, height, ExtendedColorType::Rgb8)
+        .map_err(|error| Error::usage("picture", format!("cannot be written as a JPEG: {error}")))?;
+    Ok(encoded)
 }
 
 /// Writes `bytes` as the whole content of a file.

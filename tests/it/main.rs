@@ -6,6 +6,7 @@ mod adain;
 mod batch;
 mod cli;
 mod clip;
+mod compare;
 mod fast;
 mod fixture;
 mod gatys;

@@ -6,6 +6,7 @@
 pub(super) mod contents;
 mod diffusion;
 mod gatys;
+pub(super) mod line;
 mod method;
 mod output;
 mod style;
