@@ -42,7 +42,7 @@ def compact(seed):
         layer(f"residual.{index}", quarter, quarter, 3)
     layer("up.0", quarter, half, 3)
     layer("up.1", half, full, 3)
-    layer("last", full, 3, 5)
+    layer("bare", full, 3, 5)
     modulated = full + half + quarter + 2 * blocks * quarter + half + full
     code = 2 * modulated + quarter
     for name, rows, columns in [("hidden", hidden, 2 * sum(style)), ("modulation", code, hidden)]:

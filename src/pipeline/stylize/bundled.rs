@@ -23,11 +23,7 @@ pub struct BundledStyle {
 }
 
 /// The styles that came with the program.
-pub const STYLES: &[BundledStyle] = &[BundledStyle {
-    name: "starry-night",
-    painting: "Vincent van Gogh, The Starry Night, 1889",
-    weights: include_bytes!("../../../weights/fast/starry-night.safetensors"),
-}];
+pub const STYLES: &[BundledStyle] = &[];
 
 /// The net for any style that came with the program, as safetensors.
 pub const ADAIN: Option<&[u8]> = Some(include_bytes!("../../../weights/adain/any-style.safetensors"));
