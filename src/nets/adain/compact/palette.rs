@@ -10,6 +10,7 @@ use candle_core::{D, DType, Device, Tensor};
 
 use crate::error::Result;
 use crate::ops::matrix3::{Matrix3, power};
+use crate::ops::trainable::{Geometry, conv2d, relu};
 
 /// Added to the variances (of values from 0 to 1) that the photo is divided by: a deviation of 8 steps of 255. The faint
 /// colours of a nearly grey photo are mostly the noise of its compression.
@@ -76,13 +77,12 @@ impl Palette {
     pub(super) fn out_of(&self, picture: &Tensor) -> Result<Tensor> {
         let mut covariance = self.covariance;
         (0..3).for_each(|channel| covariance[channel][channel] += RIDGE);
-        let map: Vec<f32> = power(covariance, -0.5).iter().flatten().map(|&value| value as f32).collect();
-        let mean = self.mean.map(|mean| mean as f32);
-        let place = |values: Vec<f32>, shape: &[usize]| -> Result<Tensor> {
-            Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_device(picture.device())?.to_dtype(picture.dtype())?)
-        };
-        let centred = picture.broadcast_sub(&place(mean.to_vec(), &[1, 3, 1, 1])?)?;
-        mix(&place(map, &[1, 3, 3])?, &centred)
+        let map = power(covariance, -0.5);
+        let shift = [0, 1, 2].map(|row| -(0..3).map(|column| map[row][column] * self.mean[column]).sum::<f64>() as f32);
+        let map: Vec<f32> = map.iter().flatten().map(|&value| value as f32).collect();
+        let (device, dtype) = (picture.device(), picture.dtype());
+        let map = Tensor::from_vec(map, (3, 3, 1, 1), device)?.to_dtype(dtype)?;
+        conv2d(picture, &map, &Tensor::new(&shift, device)?.to_dtype(dtype)?, Geometry::same(1))
     }
 }
 
@@ -90,16 +90,15 @@ impl Palette {
 /// off.
 pub(super) fn colour(pictures: &Tensor, palette: &Tensor) -> Result<Tensor> {
     let batch = palette.dim(0)?;
-    let mean = palette.narrow(1, 0, 3)?.reshape((batch, 3, 1, 1))?;
-    let root = palette.narrow(1, 3, 9)?.reshape((batch, 3, 3))?;
-    Ok(mix(&root, pictures)?.broadcast_add(&mean)?.clamp(0.0, 1.0)?)
-}
-
-/// Each pixel of `[n, 3, h, w]` times a matrix `[n, 3, 3]`.
-fn mix(matrices: &Tensor, pictures: &Tensor) -> Result<Tensor> {
-    let flat = pictures.flatten_from(2)?.contiguous()?;
-    let matrices = matrices.broadcast_as((flat.dim(0)?, 3, 3))?.contiguous()?;
-    Ok(matrices.matmul(&flat)?.reshape(pictures.dims())?)
+    let coloured = |index: usize| -> Result<Tensor> {
+        let palette = palette.get(index)?;
+        let (mean, root) = (palette.narrow(0, 0, 3)?, palette.narrow(0, 3, 9)?.reshape((3, 3, 1, 1))?);
+        conv2d(&pictures.narrow(0, index, 1)?, &root.contiguous()?, &mean.contiguous()?, Geometry::same(1))
+    };
+    let coloured = (0..batch).map(coloured).collect::<Result<Vec<_>>>()?;
+    let coloured = if let [only] = coloured.as_slice() { only.clone() } else { Tensor::cat(&coloured, 0)? };
+    // A cut at both ends, with gradients and without candle's slow way with constants.
+    Ok((relu(&coloured)? - relu(&coloured.affine(1.0, -1.0)?)?)?)
 }
 
 #[cfg(test)]
