@@ -297,3 +297,40 @@ pub(super) fn painted(
     let out = paint(&unit(photo)?, &unit(painting)?)?.detach();
     Ok(tensor::to_pictures(&out.affine(2.0, -1.0)?)?.pop())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a window's gradient is carried back by is the transpose of what cuts it out, wherever it lies.
+    #[test]
+    fn a_window_s_gradient_goes_back_to_where_it_was_cut() {
+        let picture = Tensor::rand(0f32, 1.0, (2, 3, 70, 65), &Device::Cpu).unwrap();
+        let mut places = std::collections::BTreeSet::new();
+        for step in 0..20 {
+            let window = Window::of(step, &picture).unwrap();
+            places.insert((window.top, window.left));
+            let part = window.cut(&picture).unwrap();
+            assert_eq!(part.dims(), [2, 3, 70 - Window::GRID, 65 - Window::GRID]);
+            let gradient = Tensor::rand(0f32, 1.0, part.dims(), &Device::Cpu).unwrap();
+            let product = |a: &Tensor, b: &Tensor| (a * b).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+            let (here, there) = (product(&part, &gradient), product(&picture, &window.uncut(&gradient).unwrap()));
+            assert!((here - there).abs() < 1e-4 * here, "{here} {there}");
+        }
+        assert!(places.len() > 10, "{places:?}");
+        let small = Tensor::zeros((1, 3, 40, 40), candle_core::DType::F32, &Device::Cpu).unwrap();
+        assert_eq!(Window::of(3, &small).unwrap().cut(&small).unwrap().dims(), small.dims());
+    }
+
+    #[test]
+    fn tone_is_where_light_and_dark_lie_and_not_how_strong_they_are() {
+        // Patches of 8 x 8 pixels: finer noise has next to no tone.
+        let photo = Tensor::rand(0f32, 1.0, (2, 3, 8, 6), &Device::Cpu).unwrap().upsample_nearest2d(64, 48).unwrap();
+        let value = |out: &Tensor| tone(out, &photo).unwrap().to_scalar::<f32>().unwrap();
+        assert!(value(&photo) < 1e-6);
+        let brighter = value(&photo.affine(1.3, 0.2).unwrap());
+        assert!(brighter < 1e-3, "{brighter}");
+        let turned = value(&photo.affine(-1.0, 1.0).unwrap());
+        assert!((1.98..=2.0).contains(&turned), "{turned}");
+    }
+}
