@@ -9,6 +9,7 @@ pub mod fast;
 pub mod hed;
 pub mod inception;
 pub mod ip_adapter;
+pub mod painter;
 pub mod strips;
 pub mod unet;
 pub mod vae;

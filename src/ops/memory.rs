@@ -22,8 +22,12 @@ const CLASSES: usize = 24 * STEPS;
 const PAGE: usize = 4096;
 const HUGE: usize = 2 << 20;
 
-/// A program's allocator (`#[global_allocator]`) that keeps freed blocks of a megabyte or more for later tensors. It never
-/// holds more than the most that was in use at once.
+/// Bytes that may be held beyond the most that was in use: layers of other sizes take turns, and where each had to give its
+/// blocks up to the next, small pictures spent a tenth of their time on fresh pages.
+const SPARE: usize = 64 << 20;
+
+/// A program's allocator (`#[global_allocator]`) that keeps freed blocks of a megabyte or more for later tensors. It holds at
+/// most [`SPARE`] more than the most that was in use at once.
 pub struct Recycler {
     state: Mutex<State>,
 }
@@ -98,7 +102,7 @@ impl State {
 
     /// Returns free blocks to the system, the largest first, until there is room under the peak.
     fn release(&mut self) {
-        let room = self.peak.saturating_sub(self.live);
+        let room = (self.peak + SPARE).saturating_sub(self.live);
         let mut class = CLASSES;
         while self.kept > room && class > 0 {
             let block = self.free[class - 1];
@@ -224,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn freed_blocks_come_back_and_no_more_is_held_than_was_used() {
+    fn freed_blocks_come_back_and_little_more_is_held_than_was_used() {
         let memory = Recycler::new();
         let layout = |mib: usize| Layout::from_size_align(mib << 20, 64).unwrap();
         // SAFETY: every block is written within its layout, and freed once with it.
@@ -239,9 +243,21 @@ mod tests {
             memory.dealloc(again, layout(8));
             memory.dealloc(first, layout(4));
             assert_eq!(memory.state.lock().unwrap().kept, 12 << 20);
-            // A size that is not there: the others make room.
+            // Sizes that are not there: the others make room, the largest first.
+            let sizes = [40, 48, 56, 64];
+            let blocks = sizes.map(|mib| memory.alloc(layout(mib)));
+            sizes.iter().zip(blocks).for_each(|(&mib, block)| memory.dealloc(block, layout(mib)));
+            let peak = memory.state.lock().unwrap().peak;
+            assert_eq!(peak, (sizes.iter().sum::<usize>()) << 20);
+            let more = memory.alloc(layout(96));
+            {
+                let state = memory.state.lock().unwrap();
+                assert!(state.kept <= peak + SPARE - state.live && state.kept >= 60 << 20);
+                assert!(state.free[class(layout(64)).unwrap().0].is_null());
+                assert!(!state.free[class(layout(40)).unwrap().0].is_null());
+            }
+            memory.dealloc(more, layout(96));
             let third = memory.alloc(layout(6));
-            assert!(memory.state.lock().unwrap().kept <= 6 << 20);
             third.write_bytes(3, 6 << 20);
             let grown = memory.realloc(third, layout(6), 9 << 20);
             assert_eq!(grown.add((6 << 20) - 1).read(), 3);

@@ -262,7 +262,10 @@ mod tests {
             for (pooling, ceil) in
                 [(Pooling::Max, false), (Pooling::Max, true), (Pooling::Average, false), (Pooling::Average, true)]
             {
-                let xs = random(&[2, 3, height, width]);
+                // All values differ by more than the step below, or the largest of a window might change.
+                let count = 6 * height * width;
+                let mixed: Vec<f32> = (0..count).map(|index| (index * 7919 % count) as f32 * 0.01).collect();
+                let xs = Tensor::from_vec(mixed, (2, 3, height, width), &Device::Cpu).unwrap();
                 let Ok(out) = pool2(&xs, pooling, ceil) else {
                     assert!(!ceil && height.min(width) < 2);
                     continue;
@@ -281,7 +284,7 @@ mod tests {
                         values[index] += by;
                         total(&values)
                     };
-                    let slope = (moved(1e-4) - moved(-1e-4)) / 2e-4;
+                    let slope = (moved(1e-3) - moved(-1e-3)) / 2e-3;
                     assert!((slope - f64::from(ours)).abs() < 2e-2, "{height} x {width} {pooling:?}: {slope} {ours}");
                 }
             }

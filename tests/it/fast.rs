@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use impasto::nets::fast::{Config, FastNet, Flavour};
+use impasto::nets::adain::compact::{Compact, Config, StyleCode};
+use impasto::nets::fast::{FastNet, Flavour};
 use impasto::nets::strips::Rows;
+use impasto::train::variables::Variables;
 use impasto::weights::Checkpoint;
 
 use crate::fixture::Fixture;
@@ -66,11 +68,12 @@ fn styles_of_one_net_are_mixed_by_their_amounts() {
     for wrong in [&[][..], &[(3, 1.0)], &[(0, -1.0)], &[(0, 0.0)], &[(0, f64::NAN)], &[(0, 2.0), (1, -1.0)]] {
         assert!(net.blend(wrong).is_err(), "{wrong:?}");
     }
-    // One style per picture of a batch.
-    let picture = Tensor::rand(0f32, 1.0, (1, 3, 20, 24), &crate::device()).unwrap();
-    let both = net.forward(&picture.repeat((2, 1, 1, 1)).unwrap(), &net.one_each(&[2, 0]).unwrap()).unwrap();
-    for (row, style) in [2, 0].into_iter().enumerate() {
-        let alone = net.forward(&picture, &net.blend(&[(style, 1.0)]).unwrap()).unwrap();
+    // A batch is painted picture by picture.
+    let blend = net.blend(&[(2, 1.0), (0, 0.5)]).unwrap();
+    let pictures = Tensor::rand(0f32, 1.0, (2, 3, 20, 24), &crate::device()).unwrap();
+    let both = net.forward(&pictures, &blend).unwrap();
+    for row in 0..2 {
+        let alone = net.forward(&pictures.narrow(0, row, 1).unwrap(), &blend).unwrap();
         assert!(error(&both.narrow(0, row, 1).unwrap(), &alone) < 1e-5);
     }
 }
@@ -167,31 +170,65 @@ fn a_dump_that_contradicts_itself_is_refused() {
     }
 }
 
-#[test]
-fn a_new_net_is_small_starts_the_same_every_time_and_can_be_trained() {
-    let config = Config::default();
-    let initial = config.initial(5).unwrap();
-    let numbers: usize = initial.values().map(Tensor::elem_count).sum();
-    assert!(numbers * 2 < 1_000_000, "{numbers} numbers");
-    let again = config.initial(5).unwrap();
-    let values = |xs: &Tensor| xs.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-    assert!(initial.iter().all(|(name, xs)| values(xs) == values(&again[name])));
-    assert!(Config { blocks: 1000, ..config.clone() }.initial(0).is_err());
-    assert!(Config { contract: [0, 4, 4], ..config.clone() }.initial(0).is_err());
+/// The arbitrary-style net that such nets begin with, a tiny one.
+fn any_style() -> Compact {
+    let config = Config { painter: [4, 6, 8], blocks: 1, style: [4, 4, 6, 8], hidden: 8 };
+    let variables = Variables::new(3, None, &crate::device());
+    Compact::new(&config, variables.var_builder()).unwrap()
+}
 
-    let small = Config { contract: [4, 6, 8], blocks: 1, expand: [6, 4], styles: 2 };
-    let vars: HashMap<String, Var> =
-        small.initial(1).unwrap().into_iter().map(|(name, xs)| (name, Var::from_tensor(&xs).unwrap())).collect();
-    let tensors = vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
-    let net = FastNet::new(VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu)).unwrap();
-    let picture = Tensor::rand(0f32, 1.0, (2, 3, 16, 20), &Device::Cpu).unwrap();
-    let painted = net.forward(&picture, &net.one_each(&[0, 1]).unwrap()).unwrap();
-    let gradients = (painted - picture).unwrap().sqr().unwrap().mean_all().unwrap().backward().unwrap();
-    for (name, var) in &vars {
-        let gradient = gradients.get(var).unwrap_or_else(|| panic!("{name} has no gradient"));
-        let size = gradient.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-        assert!(size > 0.0 && size.is_finite(), "{name}: {size}");
+#[test]
+fn a_net_learns_by_heart_from_the_net_for_any_style_and_can_be_trained() {
+    let any = any_style();
+    let random = |shape: (usize, usize, usize, usize)| Tensor::rand(0f32, 1.0, shape, &crate::device()).unwrap();
+    let (painting, photo) = (random((1, 3, 30, 24)), random((2, 3, 21, 26)));
+    let tensors = FastNet::learned_from(&any, &painting).unwrap();
+    let begun = net(tensors.clone()).unwrap();
+    assert_eq!((begun.flavour(), begun.styles()), (Flavour::ByHeart, 1));
+    let blend = begun.blend(&[(0, 1.0)]).unwrap();
+    let wanted = any.forward(&photo, &any.encode_style(&painting).unwrap(), 1.0).unwrap();
+    assert_eq!(error(&begun.forward(&photo, &blend).unwrap(), &wanted), 0.0);
+
+    let variables = Variables::holding(tensors.clone(), &crate::device()).unwrap();
+    let net_in_training = FastNet::new(variables.var_builder()).unwrap();
+    let painted = net_in_training.forward(&photo, &blend).unwrap();
+    let gradients = (painted - photo).unwrap().sqr().unwrap().mean_all().unwrap().backward().unwrap();
+    for (name, var) in &variables.all() {
+        let gradient = gradients.get(var);
+        // The colours are the painting's, and stay so.
+        assert_eq!(gradient.is_none(), name == "palette", "{name}");
+        let sum = |gradient: &Tensor| gradient.abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(gradient.is_none_or(|gradient| sum(gradient) > 0.0 && sum(gradient).is_finite()), "{name}");
     }
+
+    for (name, shape) in [("code", &[1, 7][..]), ("code", &[2, 50]), ("palette", &[1, 3]), ("down.1.weight", &[6])] {
+        let mut broken = tensors.clone();
+        broken.insert(name.into(), Tensor::zeros(shape, DType::F32, &crate::device()).unwrap());
+        assert!(net(broken).is_err(), "{name} {shape:?}");
+    }
+}
+
+/// Two styles in one net, mixed inside: their codes are, not their pictures.
+#[test]
+fn styles_known_by_heart_are_mixed_as_codes() {
+    let any = any_style();
+    let painting = |seed: f32| {
+        let xs = Tensor::rand(0f32, 1.0, (1, 3, 20, 20), &crate::device()).unwrap();
+        xs.affine(1.0 - f64::from(seed), f64::from(seed) / 2.0).unwrap()
+    };
+    let (one, two) = (painting(0.1), painting(0.5));
+    let mut tensors = FastNet::learned_from(&any, &one).unwrap();
+    let other = FastNet::learned_from(&any, &two).unwrap();
+    for name in ["code", "palette"] {
+        let both = Tensor::cat(&[&tensors[name], &other[name]], 0).unwrap();
+        tensors.insert(name.into(), both);
+    }
+    let both = net(tensors).unwrap();
+    let photo = Tensor::rand(0f32, 1.0, (1, 3, 18, 16), &crate::device()).unwrap();
+    let painted = both.forward(&photo, &both.blend(&[(0, 3.0), (1, 1.0)]).unwrap()).unwrap();
+    let (one, two) = (any.encode_style(&one).unwrap(), any.encode_style(&two).unwrap());
+    let code = StyleCode::blend(&[(one, 3.0), (two, 1.0)]).unwrap();
+    assert!(error(&painted, &any.forward(&photo, &code, 1.0).unwrap()) < 1e-5);
 }
 
 #[test]
@@ -236,6 +273,9 @@ fn strips_come_to_the_same_as_the_whole() {
         FastNet::new(lengstrom.var_builder(DType::F32, &crate::device())).unwrap(),
         net(weights("conditional")).unwrap(),
         net(weights("trained")).unwrap(),
+        net(FastNet::learned_from(&any_style(), &Tensor::rand(0f32, 1.0, (1, 3, 30, 30), &crate::device()).unwrap())
+            .unwrap())
+        .unwrap(),
     ];
     for net in nets {
         for (height, width) in [(96, 17), (97, 20), (98, 19), (99, 18), (130, 33)] {

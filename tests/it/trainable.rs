@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor, Var};
-use impasto::ops::trainable::{Geometry, Padding, conv2d, instance_norm, instance_norm_relu, moments, relu};
+use impasto::ops::trainable::{
+    Geometry, Padding, conv2d, conv2d_relu, instance_norm, instance_norm_of_own, instance_norm_relu, moments, relu,
+};
 
 use crate::unet::{error, tensors};
 
@@ -61,6 +63,11 @@ fn values_and_gradients_equal_torch() {
     let arguments = ["xs", "scale", "shift"];
     check(&reference, "norm.0", arguments, |[xs, scale, shift]| Ok(vec![instance_norm(xs, scale, shift, 1e-5)?]));
     check(&reference, "norm.1", arguments, |[xs, scale, shift]| Ok(vec![instance_norm_relu(xs, scale, shift, 1e-5)?]));
+    for (name, rectified) in [("norm.0", false), ("norm.1", true)] {
+        check(&reference, name, arguments, |[xs, scale, shift]| {
+            Ok(vec![instance_norm_of_own((*xs).clone(), scale, shift, 1e-5, rectified)?])
+        });
+    }
     check(&reference, "moments", ["xs"], |[xs]| {
         let (mean, deviation) = moments(xs)?;
         Ok(vec![mean, deviation])
@@ -86,6 +93,39 @@ fn the_compositions_equal_torch_too() {
         let (mean, deviation) = moments(xs)?;
         Ok(vec![mean, deviation])
     });
+}
+
+/// What runs several steps at once equals the steps, bit for bit, on the way back too; without gradients the norm overwrites
+/// what it is given.
+#[test]
+fn steps_in_one_equal_the_steps() {
+    let random = |shape: &[usize]| Var::randn(0f32, 1., shape, &Device::Cpu).unwrap();
+    let same = |a: &Tensor, b: &Tensor| assert_eq!(error(a, b), 0.0);
+    // Winograd's, the direct kernel's, and the matrix product's.
+    let kernels = [(5, 3, 1), (5, 5, 1), (5, 3, 2), (140, 3, 2)];
+    for (inputs, kernel, stride) in kernels {
+        let geometry = Geometry::same(kernel).with_stride(stride);
+        let [xs, weight, bias] = [random(&[2, inputs, 11, 9]), random(&[4, inputs, kernel, kernel]), random(&[4])];
+        let one = conv2d_relu(&xs, &weight, &bias, geometry).unwrap();
+        let two = relu(&conv2d(&xs, &weight, &bias, geometry).unwrap()).unwrap();
+        same(&one, &two);
+        let factor = one.randn_like(0.0, 1.0).unwrap();
+        let back = |out: &Tensor| (out * &factor).unwrap().sum_all().unwrap().backward().unwrap();
+        let (one, two) = (back(&one), back(&two));
+        for var in [&xs, &weight, &bias] {
+            same(one.get(var).unwrap(), two.get(var).unwrap());
+        }
+    }
+    let [xs, scale, shift] = [random(&[2, 3, 9, 7]), random(&[2, 3]), random(&[2, 3])];
+    let [scale, shift] = [scale.detach(), shift.detach()];
+    for rectified in [false, true] {
+        let function = if rectified { instance_norm_relu } else { instance_norm };
+        let wanted = function(&xs.detach(), &scale, &shift, 1e-5).unwrap();
+        let own = xs.as_detached_tensor().copy().unwrap();
+        let held = own.clone();
+        same(&instance_norm_of_own(own, &scale, &shift, 1e-5, rectified).unwrap(), &wanted);
+        same(&held, &wanted);
+    }
 }
 
 /// A convolution is linear in each argument, so a difference quotient is exact whatever the step.

@@ -1,15 +1,20 @@
 //! `impasto train fast`: a small net for one painting.
 
 use super::{Common, Defaults, Printer, set_threads};
-use impasto::Error;
-use impasto::image::{read, resize};
-use impasto::nets::fast::{Config, FastNet};
+use candle_core::{DType, Tensor};
+use candle_nn::VarBuilder;
+use impasto::image::{read, resize, tensor};
+use impasto::nets::adain::compact::{Compact, Config};
+use impasto::nets::fast::FastNet;
+use impasto::pipeline::stylize::bundled::{self, Opened};
 use impasto::train::adain::Build;
 use impasto::train::fast::Fast;
 use impasto::train::loss::StyleLoss;
 use impasto::train::variables::{self, Variables};
 use impasto::weights::Checkpoint;
-use std::path::PathBuf;
+use impasto::{Error, Result};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 const DEFAULTS: Defaults = Defaults {
     style_weight: 10.0,
@@ -27,9 +32,6 @@ pub(crate) struct Args {
     /// Long side of the painting when its style is taken, in pixels: larger makes finer strokes of it
     #[arg(long, value_name = "PIXELS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(32..=4096))]
     style_size: u32,
-    /// Sizes of the net as JSON, such as {"contract":[16,32,64],"blocks":4,"expand":[32,16]}
-    #[arg(long, value_name = "JSON", help_heading = "Training", conflicts_with = "from")]
-    net: Option<String>,
     #[command(flatten)]
     common: Common,
 }
@@ -46,28 +48,19 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
     let painting = resize::lanczos(&painting, scaled(painting.width()), scaled(painting.height()))?;
     let panel = common.panel(&DEFAULTS, &device, printer)?;
 
-    let (note, tensors) = match &common.from {
-        Some(file) => {
-            let tensors = variables::weights_of(&Checkpoint::open(file)?, &device)?;
-            (serde_json::json!("as the net it began with"), tensors)
-        }
-        None => {
-            let config: Config = match &args.net {
-                Some(text) => serde_json::from_str(text).map_err(|error| Error::usage("--net", error.to_string()))?,
-                None => Config::default(),
-            };
-            (serde_json::to_value(&config)?, config.initial(common.seed)?.into_iter().collect())
-        }
-    };
+    let unit = tensor::to_unit(&painting)?.to_device(&device)?;
+    let tensors = beginning(common.from.as_deref(), &unit)?;
     let variables = Variables::holding(tensors, &device)?;
-    if FastNet::new(variables.var_builder())?.styles() != 1 {
+    let net = FastNet::new(variables.var_builder())?;
+    if net.styles() != 1 {
         return Err(Error::usage("--from", "is a net of several styles; this trains one").into());
     }
+    let note = serde_json::json!({ "flavour": format!("{:?}", net.flavour()) });
     let (photos, preview) = common.open_photos(printer)?;
     let mut lesson = Fast::new(
         (photos, painting),
         panel,
-        (note, net()),
+        (note, build()),
         variables.var_builder(),
         (common.seed, usize::from(common.batch)),
         preview,
@@ -76,7 +69,27 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
     common.train(&mut lesson, &variables, &device, printer)
 }
 
-fn net() -> Build {
+/// The weights to begin with: those of a fast net, or what a net for any style makes of the painting.
+fn beginning(from: Option<&Path>, painting: &Tensor) -> Result<HashMap<String, Tensor>> {
+    let device = painting.device();
+    let tensors: HashMap<String, Tensor> = match (from, bundled::ADAIN) {
+        (Some(file), _) => variables::weights_of(&Checkpoint::open(file)?, device)?.into_iter().collect(),
+        (None, Some(bytes)) => Opened::bytes(bytes, device)?.tensors()?,
+        (None, None) => {
+            return Err(Error::usage("--from", "is missing: this program was built without a net to begin with"));
+        }
+    };
+    let rows = |name: &str| tensors.get(name)?.dim(0).ok();
+    match Config::of(rows) {
+        Some(config) => {
+            let vb = VarBuilder::from_tensors(tensors, DType::F32, device);
+            FastNet::learned_from(&Compact::new(&config, vb)?, painting)
+        }
+        None => Ok(tensors),
+    }
+}
+
+fn build() -> Build {
     Box::new(|vb| {
         let net = FastNet::new(vb)?;
         let blend = net.blend(&[(0, 1.0)])?;

@@ -1,29 +1,18 @@
 //! The bundled arbitrary-style net: small enough to ship, quick on a CPU.
 //!
-//! A painter of three scales (the shape of Johnson 2016: two steps down, residual blocks, two nearest-neighbour steps up)
-//! whose every instance norm takes scale and shift from the style (Dumoulin 2017, Ghiasi 2017). They are a function of the
-//! means and deviations of a style encoder's features at four scales, the statistics AdaIN (Huang 2017) exchanges. A
-//! fixed noise map enters the coarsest scale with a gain of the style's own, so that an empty sky can be given strokes.
-//!
-//! Colours do not pass through the net: it sees the photo without its own (whitened) and paints what the palette's Gaussian,
-//! the painting's own mean and covariance, is then laid over.
+//! A [`Painter`] whose style code is a function of the means and deviations of a style encoder's features at four scales
+//! (Ghiasi 2017), the statistics AdaIN (Huang 2017) exchanges, and of the painting's palette.
 
-mod palette;
 mod rows;
 
-use candle_core::{D, Device, Tensor};
+use candle_core::{D, Tensor};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::ops::trainable::{Geometry, conv2d, instance_norm, instance_norm_relu, moments, relu};
-use palette::Palette;
-
-/// Under the variance of every instance norm.
-const EPS: f64 = 1e-5;
-
-/// Pixels per side below which the mirrored edges of the coarsest scale have nothing to mirror.
-pub const SMALLEST: usize = 16;
+use crate::nets::painter::{EPS, Layer, Painter, Palette, Sizes, check};
+pub use crate::nets::painter::{SMALLEST, StyleCode};
+use crate::ops::trainable::{Geometry, moments, relu};
 
 /// The sizes of a net.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,62 +40,27 @@ impl Config {
     /// # Errors
     /// When a size is zero or out of all proportion.
     pub fn check(&self) -> Result<()> {
-        let widths = self.painter.iter().chain(&self.style).chain([&self.hidden]);
-        if widths.clone().any(|&width| width == 0 || width > 4096) || self.blocks > 64 {
+        self.painter().check()?;
+        if self.style.iter().chain([&self.hidden]).any(|&width| width == 0 || width > 4096) {
             return Err(Error::usage("net", format!("{self:?} is no net of this kind")));
         }
         Ok(())
     }
 
-    /// Channels of each modulated layer, in the order of the painter.
-    fn modulated(&self) -> Vec<usize> {
-        let [full, half, quarter] = self.painter;
-        let mut widths = vec![full, half, quarter];
-        widths.extend(std::iter::repeat_n(quarter, 2 * self.blocks));
-        widths.extend([half, full]);
-        widths
-    }
-}
-
-/// What the painter needs to know about a style: a scale and a shift for every modulated channel, the noise gains, and the
-/// palette. `[n, 2 * channels + noise + 12]`.
-#[derive(Debug, Clone)]
-pub struct StyleCode(Tensor);
-
-impl StyleCode {
-    /// The weighted mean of several codes. Weights need not sum to one, but to something positive.
-    ///
-    /// # Errors
-    /// When there are none, a weight is negative or not finite, or all are zero.
-    pub fn blend(codes: &[(Self, f64)]) -> Result<Self> {
-        let total: f64 = codes.iter().map(|(_, weight)| weight).sum();
-        if codes.iter().any(|(_, weight)| !(weight.is_finite() && *weight >= 0.0))
-            || !(total.is_finite() && total > 0.0)
-        {
-            return Err(Error::usage("--style", "weights must be positive numbers"));
-        }
-        let mut sum: Option<Tensor> = None;
-        for (Self(code), weight) in codes {
-            let part = (code * (weight / total))?;
-            sum = Some(match sum {
-                Some(sum) => (sum + part)?,
-                None => part,
-            });
-        }
-        sum.map(Self).ok_or_else(|| Error::usage("--style", "no style was given"))
+    /// The sizes of the net in a file, given the first side of a tensor by its name. `None` where it is no such net.
+    pub fn of(rows: impl Fn(&str) -> Option<usize>) -> Option<Self> {
+        let painter = Sizes::of(&rows)?;
+        let style = |scale: usize| rows(&format!("style.{scale}.down.weight"));
+        Some(Self {
+            painter: painter.widths,
+            blocks: painter.blocks,
+            style: [style(0)?, style(1)?, style(2)?, style(3)?],
+            hidden: rows("hidden.weight")?,
+        })
     }
 
-    /// From `self` at 0 to `other` at 1.
-    ///
-    /// # Errors
-    /// When the codes belong to different nets.
-    pub fn towards(&self, other: &Self, share: f64) -> Result<Self> {
-        Ok(Self(((&self.0 * (1.0 - share))? + (&other.0 * share)?)?))
-    }
-
-    /// The numbers, `[n, width]`.
-    pub fn tensor(&self) -> &Tensor {
-        &self.0
+    fn painter(&self) -> Sizes {
+        Sizes { widths: self.painter, blocks: self.blocks }
     }
 }
 
@@ -117,10 +71,7 @@ pub struct Compact {
     style: Vec<(Layer, Option<Layer>)>,
     hidden: Dense,
     modulation: Dense,
-    down: Vec<Layer>,
-    residual: Vec<Layer>,
-    up: Vec<Layer>,
-    last: Layer,
+    painter: Painter,
 }
 
 impl Compact {
@@ -130,7 +81,6 @@ impl Compact {
     /// When a tensor is missing or has another shape.
     pub fn new(config: &Config, vb: VarBuilder<'_>) -> Result<Self> {
         config.check()?;
-        let [full, half, quarter] = config.painter;
         let mut style = Vec::new();
         let mut inputs = 3;
         for (scale, &width) in config.style.iter().enumerate() {
@@ -143,31 +93,12 @@ impl Compact {
             inputs = width;
         }
         let statistics = 2 * config.style.iter().sum::<usize>();
-        let code = 2 * config.modulated().iter().sum::<usize>() + quarter;
-        let step = |inputs, outputs, name: &str| {
-            Layer::new(inputs, outputs, 3, Geometry::same(3).with_stride(2), vb.pp("down").pp(name))
-        };
-        let down = vec![
-            Layer::new(3, full, 5, Geometry::same(5), vb.pp("down").pp("0"))?,
-            step(full, half, "1")?,
-            step(half, quarter, "2")?,
-        ];
-        let residual = (0..2 * config.blocks)
-            .map(|index| Layer::new(quarter, quarter, 3, Geometry::same(3), vb.pp("residual").pp(index)))
-            .collect::<Result<_>>()?;
-        let enlarged = Geometry::same(3).with_upsample(2);
-        let up = vec![
-            Layer::new(quarter, half, 3, enlarged, vb.pp("up").pp("0"))?,
-            Layer::new(half, full, 3, enlarged, vb.pp("up").pp("1"))?,
-        ];
+        let painter = config.painter();
         Ok(Self {
             style,
             hidden: Dense::new(statistics, config.hidden, vb.pp("hidden"), 1.0)?,
-            modulation: Dense::new(config.hidden, code, vb.pp("modulation"), 0.5)?,
-            down,
-            residual,
-            up,
-            last: Layer::new(full, 3, 5, Geometry::same(5), vb.pp("bare"))?,
+            modulation: Dense::new(config.hidden, painter.modulation(), vb.pp("modulation"), 0.5)?,
+            painter: Painter::new(painter, vb)?,
             config: config.clone(),
         })
     }
@@ -175,6 +106,11 @@ impl Compact {
     /// The sizes of the net.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// The half that paints.
+    pub fn painter(&self) -> &Painter {
+        &self.painter
     }
 
     /// What a painting `[n, 3, h, w]` asks of the painter.
@@ -186,9 +122,9 @@ impl Compact {
         let mut xs = normalised(style)?;
         let mut statistics = Vec::new();
         for (first, second) in &self.style {
-            xs = relu(&first.forward(&xs)?)?;
+            xs = first.forward_relu(&xs)?;
             if let Some(second) = second {
-                xs = relu(&second.forward(&xs)?)?;
+                xs = second.forward_relu(&xs)?;
             }
             let (mean, deviation) = moments(&xs)?;
             statistics.extend([mean, deviation]);
@@ -200,9 +136,7 @@ impl Compact {
     fn code(&self, statistics: Vec<Tensor>, palettes: &[Palette]) -> Result<StyleCode> {
         let statistics = layer_norm(&Tensor::cat(&statistics, 1)?)?;
         let modulation = self.modulation.forward(&relu(&self.hidden.forward(&statistics)?)?)?;
-        let numbers: Vec<f32> = palettes.iter().flat_map(Palette::numbers).collect();
-        let numbers = Tensor::from_vec(numbers, (palettes.len(), palette::WIDTH), modulation.device())?;
-        Ok(StyleCode(Tensor::cat(&[&modulation, &numbers.to_dtype(modulation.dtype())?], 1)?))
+        StyleCode::of(&modulation, palettes)
     }
 
     /// Repaints `content [n, 3, h, w]` in a style. `strength` is the way from the photo's own code (0) to the style's (1).
@@ -211,91 +145,10 @@ impl Compact {
     /// When the picture is smaller than [`SMALLEST`] on a side.
     pub fn forward(&self, content: &Tensor, code: &StyleCode, strength: f64) -> Result<Tensor> {
         if strength >= 1.0 {
-            return self.paint(content, code, 0);
+            return self.painter.paint(content, code, 0);
         }
-        self.paint(content, &self.encode_style(content)?.towards(code, strength)?, 0)
+        self.painter.paint(content, &self.encode_style(content)?.towards(code, strength)?, 0)
     }
-
-    /// Repaints `content [n, 3, h, w]` over the noise map number `noise`. Values are in 0..1.
-    ///
-    /// # Errors
-    /// When the picture is smaller than [`SMALLEST`] on a side.
-    pub fn paint(&self, content: &Tensor, code: &StyleCode, noise: u32) -> Result<Tensor> {
-        let (batch, _, height, width) = content.dims4()?;
-        let mut modulation = Modulation { code: code.0.broadcast_as((batch, code.0.dim(1)?))?.contiguous()?, at: 0 };
-        check(content)?;
-        let bare = Palette::all_of(content)?.into_iter().enumerate();
-        let bare: Vec<Tensor> =
-            bare.map(|(index, palette)| palette.out_of(&content.narrow(0, index, 1)?)).collect::<Result<_>>()?;
-        let mut xs = Tensor::cat(&bare, 0)?;
-        for layer in &self.down {
-            xs = modulation.relu(&layer.forward(&xs)?)?;
-        }
-        let (gains, palette) = modulation.tail(self.config.painter[2])?;
-        let (_, _, rows, columns) = xs.dims4()?;
-        let map = noise_map(0, rows, columns, noise, xs.device())?.to_dtype(xs.dtype())?;
-        xs = (xs + gains.unsqueeze(2)?.unsqueeze(3)?.broadcast_mul(&map)?)?;
-        for block in self.residual.chunks_exact(2) {
-            let inner = modulation.relu(&block[0].forward(&xs)?)?;
-            xs = (xs + modulation.linear(&block[1].forward(&inner)?)?)?;
-        }
-        for layer in &self.up {
-            xs = modulation.relu(&layer.forward(&xs)?)?;
-        }
-        let (scale, shift) = unit(batch, xs.device())?;
-        let painted = instance_norm(&self.last.forward(&xs)?, &scale, &shift, EPS)?;
-        // Halving rounds up: an odd side comes back a little longer.
-        palette::colour(&painted.narrow(2, 0, height)?.narrow(3, 0, width)?, &palette)
-    }
-}
-
-/// Walks along a code, layer by layer.
-struct Modulation {
-    code: Tensor,
-    at: usize,
-}
-
-impl Modulation {
-    fn next(&mut self, channels: usize) -> Result<(Tensor, Tensor)> {
-        let scale = (self.code.narrow(1, self.at, channels)? + 1.0)?;
-        let shift = self.code.narrow(1, self.at + channels, channels)?;
-        self.at += 2 * channels;
-        Ok((scale, shift))
-    }
-
-    fn linear(&mut self, xs: &Tensor) -> Result<Tensor> {
-        let (scale, shift) = self.next(xs.dim(1)?)?;
-        instance_norm(xs, &scale, &shift, EPS)
-    }
-
-    fn relu(&mut self, xs: &Tensor) -> Result<Tensor> {
-        let (scale, shift) = self.next(xs.dim(1)?)?;
-        instance_norm_relu(xs, &scale, &shift, EPS)
-    }
-
-    /// The last numbers of the code: noise gains and palette.
-    fn tail(&self, channels: usize) -> Result<(Tensor, Tensor)> {
-        let palette = self.code.dim(1)? - palette::WIDTH;
-        Ok((self.code.narrow(1, palette - channels, channels)?, self.code.narrow(1, palette, palette::WIDTH)?))
-    }
-}
-
-/// Scale and shift of a norm that leaves mean 0 and variance 1, for the three channels of the picture.
-fn unit(batch: usize, device: &Device) -> Result<(Tensor, Tensor)> {
-    let zeros = Tensor::zeros((batch, 3), candle_core::DType::F32, device)?;
-    Ok((zeros.ones_like()?, zeros))
-}
-
-/// Refuses what is no picture or too small.
-fn check(xs: &Tensor) -> Result<()> {
-    let (_, channels, height, width) = xs.dims4()?;
-    if channels != 3 || height < SMALLEST || width < SMALLEST {
-        return Err(Error::usage(
-            "picture",
-            format!("{width}x{height} with {channels} channels; the net needs RGB of at least {SMALLEST}x{SMALLEST}"),
-        ));
-    }
-    Ok(())
 }
 
 /// 0..1 to about the unit normal range.
@@ -308,47 +161,6 @@ fn layer_norm(xs: &Tensor) -> Result<Tensor> {
     let centred = xs.broadcast_sub(&xs.mean_keepdim(D::Minus1)?)?;
     let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + EPS)?.sqrt()?;
     Ok(centred.broadcast_div(&deviation)?)
-}
-
-/// Noise that depends on the position only, from row `first` on: `[1, 1, rows, columns]`, mean 0, variance 1, uniform. Like this a part of a
-/// picture sees the same noise as the whole, and a still camera the same noise in every frame.
-fn noise_map(first: usize, rows: usize, columns: usize, number: u32, device: &Device) -> Result<Tensor> {
-    let mut values = Vec::with_capacity(rows * columns);
-    for y in first..first + rows {
-        for x in 0..columns {
-            // The finaliser of MurmurHash3 over position and number.
-            let mut bits = (x as u32).wrapping_mul(0x9e37_79b1) ^ (y as u32).wrapping_mul(0x85eb_ca77);
-            bits = bits.wrapping_add(number.wrapping_mul(0xc2b2_ae3d));
-            bits = (bits ^ (bits >> 16)).wrapping_mul(0x85eb_ca6b);
-            bits = (bits ^ (bits >> 13)).wrapping_mul(0xc2b2_ae35);
-            bits ^= bits >> 16;
-            let unit = (bits >> 8) as f32 / (1 << 24) as f32;
-            values.push((unit - 0.5) * 12f32.sqrt());
-        }
-    }
-    Ok(Tensor::from_vec(values, (1, 1, rows, columns), device)?)
-}
-
-/// A convolution with mirrored edges.
-#[derive(Debug, Clone)]
-struct Layer {
-    weight: Tensor,
-    bias: Tensor,
-    geometry: Geometry,
-}
-
-impl Layer {
-    fn new(inputs: usize, outputs: usize, kernel: usize, geometry: Geometry, vb: VarBuilder<'_>) -> Result<Self> {
-        let bound = 1.0 / ((inputs * kernel * kernel) as f64).sqrt();
-        let uniform = candle_nn::Init::Uniform { lo: -bound, up: bound };
-        let weight = vb.get_with_hints((outputs, inputs, kernel, kernel), "weight", uniform)?;
-        let bias = vb.get_with_hints(outputs, "bias", candle_nn::Init::Const(0.0))?;
-        Ok(Self { weight, bias, geometry })
-    }
-
-    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        conv2d(xs, &self.weight, &self.bias, self.geometry)
-    }
 }
 
 /// A linear map of rows, with gradients.
@@ -374,7 +186,7 @@ impl Dense {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::DType;
+    use candle_core::{DType, Device};
     use candle_nn::VarMap;
 
     use super::*;
@@ -423,19 +235,5 @@ mod tests {
                 assert!(difference < 1e-4, "{height} x {width} at {strength}: {difference}");
             }
         }
-    }
-
-    #[test]
-    fn noise_depends_on_the_position_only() {
-        let whole = noise_map(0, 8, 12, 3, &Device::Cpu).unwrap();
-        let part = noise_map(2, 4, 5, 3, &Device::Cpu).unwrap();
-        let cut = whole.narrow(2, 2, 4).unwrap().narrow(3, 0, 5).unwrap();
-        let difference = (cut - part).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-        assert_eq!(difference, 0.0);
-        let large: Vec<f32> =
-            noise_map(0, 100, 100, 0, &Device::Cpu).unwrap().flatten_all().unwrap().to_vec1().unwrap();
-        let mean = large.iter().sum::<f32>() / 1e4;
-        let variance = large.iter().map(|x| x * x).sum::<f32>() / 1e4;
-        assert!(mean.abs() < 0.03 && (variance - 1.0).abs() < 0.05, "{mean} {variance}");
     }
 }

@@ -1,27 +1,31 @@
 //! Feed-forward style nets: a picture in, the painted picture out, one pass. One net knows one style or several.
 //!
 //! One body (three convolutions down to a quarter, residual blocks, three convolutions up) in the three flavours whose files
-//! are public. Widths and the number of blocks come from the weights, the flavour from the names:
+//! are public, and the one of this program. Widths and the number of blocks come from the weights, the flavour from the names:
+//! - [`Flavour::ByHeart`]: what this program trains, the painter of its arbitrary-style net with a fixed style;
 //! - [`Flavour::Examples`]: `fast_neural_style` of pytorch/examples, one style a file;
 //! - [`Flavour::Lengstrom`]: TensorFlow's variables in the order they were made, as ml5 publishes them, one style a folder;
-//! - [`Flavour::Conditional`]: one pair of scale and shift per style in every norm, so that styles can be mixed; Magenta's
-//!   nets, and what this program trains itself.
+//! - [`Flavour::Conditional`]: one pair of scale and shift per style in every norm, so that styles can be mixed:
+//!   Magenta's nets.
 //!
 //! Johnson et al., "Perceptual losses for real-time style transfer and super-resolution", 2016; Ulyanov et al., "Instance
 //! normalization", 2016; Dumoulin et al., "A learned representation for artistic style", 2017.
 
+mod by_heart;
 mod conditional;
 mod examples;
 mod layer;
 mod lengstrom;
 
+use std::collections::HashMap;
+
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
-pub use conditional::Config;
-
 use crate::error::{Error, Result};
-use crate::nets::strips::{self, Body, OnRows, OnStrip, Rows};
+use crate::nets::adain::compact::Compact;
+use crate::nets::strips::{self, OnRows, OnStrip, Rows};
+use by_heart::ByHeart;
 use layer::{Layer, Stage};
 
 /// What the errors speak of.
@@ -36,6 +40,8 @@ const MAX_BLOCKS: usize = 64;
 /// Whose files a net comes from; it decides about names, padding, enlargement and the range of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flavour {
+    /// This program's own: [`Painter`](crate::nets::painter::Painter) with the codes of its styles.
+    ByHeart,
     /// pytorch/examples: mirrored edges, nearest enlargement, bytes in and out.
     Examples,
     /// lengstrom's TensorFlow nets, as ml5 has them: zeros around, transposed convolutions, a tangent at the end.
@@ -47,7 +53,9 @@ pub enum Flavour {
 impl Flavour {
     /// The flavour of a file, from the names in it.
     pub fn detect(contains: impl Fn(&str) -> bool) -> Option<Self> {
-        if contains("conv1.conv2d.weight") || contains("module.conv1.conv2d.weight") {
+        if contains("code") && contains("palette") && contains("down.0.weight") {
+            Some(Self::ByHeart)
+        } else if contains("conv1.conv2d.weight") || contains("module.conv1.conv2d.weight") {
             Some(Self::Examples)
         } else if contains("Variable") && contains("Variable_17") {
             Some(Self::Lengstrom)
@@ -59,10 +67,10 @@ impl Flavour {
     }
 }
 
-/// Which of a net's styles to paint with, and how much of each: one row for all pictures, or one per picture.
+/// Which of a net's styles to paint with, and how much of each.
 #[derive(Debug, Clone)]
 pub struct Blend {
-    /// `[1 or batch, styles]`.
+    /// `[1, styles]`.
     weights: Tensor,
 }
 
@@ -70,8 +78,14 @@ pub struct Blend {
 #[derive(Debug, Clone)]
 pub struct FastNet {
     flavour: Flavour,
-    stages: Vec<Stage>,
+    body: Body,
     styles: usize,
+}
+
+#[derive(Debug, Clone)]
+enum Body {
+    ByHeart(ByHeart),
+    Stages(Vec<Stage>),
 }
 
 impl FastNet {
@@ -87,13 +101,18 @@ impl FastNet {
             ));
         };
         let stages = match flavour {
+            Flavour::ByHeart => {
+                let net = ByHeart::new(&vb)?;
+                let styles = net.styles();
+                return Ok(Self { flavour, body: Body::ByHeart(net), styles });
+            }
             Flavour::Examples if vb.contains_tensor("conv1.conv2d.weight") => examples::stages(&vb)?,
             Flavour::Examples => examples::stages(&vb.pp("module"))?,
             Flavour::Lengstrom => lengstrom::stages(&vb)?,
             Flavour::Conditional => conditional::stages(&vb)?,
         };
         let styles = check(&stages)?;
-        Ok(Self { flavour, stages, styles })
+        Ok(Self { flavour, body: Body::Stages(stages), styles })
     }
 
     /// Whose file the net came from.
@@ -130,19 +149,12 @@ impl FastNet {
         Ok(Blend { weights: Tensor::from_vec(weights, (1, self.styles), device)? })
     }
 
-    /// One style per picture of a batch: for training several styles at once.
-    ///
-    /// # Errors
-    /// When a number is too large.
-    pub fn one_each(&self, styles: &[usize]) -> Result<Blend> {
-        let rows: Vec<Tensor> =
-            styles.iter().map(|&style| Ok(self.blend(&[(style, 1.0)])?.weights)).collect::<Result<_>>()?;
-        Ok(Blend { weights: Tensor::cat(&rows, 0)? })
-    }
-
     fn device(&self) -> &candle_core::Device {
-        match &self.stages[0] {
-            Stage::Plain(layer) | Stage::Residual(layer, _) => layer.device(),
+        match &self.body {
+            Body::ByHeart(net) => net.codes().device(),
+            Body::Stages(stages) => match &stages[0] {
+                Stage::Plain(layer) | Stage::Residual(layer, _) => layer.device(),
+            },
         }
     }
 
@@ -154,21 +166,36 @@ impl FastNet {
     /// When the picture is no RGB or has no pixels, or the blend is another net's.
     pub fn forward(&self, picture: &Tensor, blend: &Blend) -> Result<Tensor> {
         let (batch, channels, height, width) = picture.dims4()?;
-        let (rows, styles) = blend.weights.dims2()?;
-        if channels != 3 || height == 0 || width == 0 || styles != self.styles || (rows != 1 && rows != batch) {
+        let styles = blend.weights.dim(1)?;
+        if channels != 3 || height == 0 || width == 0 || styles != self.styles {
             let shape = picture.dims();
-            return Err(Error::usage(
-                "picture",
-                format!("a fast net cannot take {shape:?} with {rows} x {styles} styles"),
-            ));
+            return Err(Error::usage("picture", format!("a fast net cannot take {shape:?} with {styles} styles")));
         }
-        let weights = if rows == batch { blend.weights.clone() } else { blend.weights.repeat((batch, 1))? };
-        let mut xs = self.enter(&strips::extend(picture, MIN_SIDE)?)?;
-        for stage in &self.stages {
-            xs = stage.forward(&xs, &weights)?;
-        }
-        let painted = self.leave(&xs)?;
+        let picture = strips::extend(picture, MIN_SIDE)?;
+        let painted = match &self.body {
+            Body::ByHeart(net) => net.painter.paint(&picture, &net.code(&blend.weights)?, 0)?,
+            Body::Stages(stages) => {
+                let weights = blend.weights.repeat((batch, 1))?;
+                let mut xs = self.enter(&picture)?;
+                for stage in stages {
+                    xs = stage.forward(&xs, &weights)?;
+                }
+                self.leave(&xs)?
+            }
+        };
         Ok(painted.narrow(2, 0, height)?.narrow(3, 0, width)?.contiguous()?)
+    }
+
+    /// The tensors of a net of one style that begins as `net` paints `painting [1, 3, h, w]`: for a training.
+    ///
+    /// # Errors
+    /// When the painting is too small.
+    pub fn learned_from(net: &Compact, painting: &Tensor) -> Result<HashMap<String, Tensor>> {
+        let code = net.encode_style(painting)?;
+        let (modulation, palette) = code.parts()?;
+        let mut tensors = net.painter().tensors();
+        tensors.extend([("code".to_owned(), modulation), ("palette".to_owned(), palette)]);
+        Ok(tensors)
     }
 
     /// [`forward`](Self::forward) for one picture of any size in bounded memory: rows are read as they are needed and handed
@@ -188,8 +215,12 @@ impl FastNet {
             let painted = self.forward(&(picture.read)(0..picture.height)?, blend)?;
             return on_rows(0, painted);
         }
+        let stages = match &self.body {
+            Body::ByHeart(net) => return net.painter.paint_rows(picture, &net.code(weights)?, 0, on_rows, on_strip),
+            Body::Stages(stages) => stages,
+        };
         let plain = |stage: &Stage| matches!(stage, Stage::Plain(_));
-        let (down, rest) = self.stages.split_at(self.stages.iter().take_while(|&stage| plain(stage)).count().min(3));
+        let (down, rest) = stages.split_at(stages.iter().take_while(|&stage| plain(stage)).count().min(3));
         let (middle, up) = rest.split_at(rest.iter().take_while(|&stage| !plain(stage)).count());
         let steps = |stages| -> Result<Vec<_>> {
             let layers = <[Stage]>::iter(stages).filter_map(|stage| match stage {
@@ -203,7 +234,7 @@ impl FastNet {
             Stage::Plain(_) => None,
         });
         let residual = residual.map(|(first, second)| Ok((first.step(weights)?, second.step(weights)?)));
-        let body = Body {
+        let body = strips::Body {
             enter: Box::new(|slab| self.enter(slab)),
             down: steps(down)?,
             add: None,
@@ -217,7 +248,7 @@ impl FastNet {
     /// To the range that the first layer was trained on.
     fn enter(&self, picture: &Tensor) -> Result<Tensor> {
         Ok(match self.flavour {
-            Flavour::Conditional => picture.clone(),
+            Flavour::ByHeart | Flavour::Conditional => picture.clone(),
             Flavour::Examples | Flavour::Lengstrom => (picture * 255.0)?,
         })
     }
@@ -226,6 +257,7 @@ impl FastNet {
     fn leave(&self, xs: &Tensor) -> Result<Tensor> {
         Ok(match self.flavour {
             Flavour::Conditional => candle_nn::ops::sigmoid(xs)?,
+            Flavour::ByHeart => xs.clone(),
             Flavour::Examples => (xs / 255.0)?,
             Flavour::Lengstrom => xs.tanh()?.affine(150.0 / 255.0, 0.5)?,
         })

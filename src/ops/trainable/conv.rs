@@ -12,6 +12,7 @@ use super::super::direct::Direct;
 use super::super::product::{Matrix, Target, contiguous, multiply};
 use super::super::winograd::{Winograd, longest_run, zero_padded};
 use super::axis::Axis;
+use super::relu::Relu;
 use super::{Geometry, Padding, with_floats};
 
 /// Patches gathered at a time, in elements: 512 KiB, within a core's own cache.
@@ -24,6 +25,8 @@ pub(super) struct Conv {
     rows: Axis,
     columns: Axis,
     geometry: Geometry,
+    /// Negative results become 0.
+    relu: bool,
 }
 
 /// The sizes that all passes share.
@@ -64,8 +67,8 @@ struct Band<'a> {
 }
 
 impl Conv {
-    pub(super) fn new((rows, columns): (Axis, Axis), geometry: Geometry) -> Self {
-        Self { rows, columns, geometry }
+    pub(super) fn new((rows, columns): (Axis, Axis), geometry: Geometry, relu: bool) -> Self {
+        Self { rows, columns, geometry, relu }
     }
 
     fn sizes(&self, xs: &Shape, weight: &Shape) -> candle_core::Result<(usize, Sizes)> {
@@ -107,12 +110,12 @@ impl Conv {
             let (rows, columns) = (self.rows.padded(self.geometry.stride), self.columns.padded(self.geometry.stride));
             let Sizes { inputs, outputs, width, plane, .. } = *sizes;
             let (rows, columns, height) = (&rows[..], &columns[..], plane / width.max(1));
-            let (turned, bias, relu) = (false, Some(bias), false);
+            let (turned, bias, relu) = (false, Some(bias), self.relu);
             return Winograd { xs, batch, inputs, outputs, height, width, rows, columns, weight, turned, bias, relu }
                 .run();
         }
         if !self.is_pointwise(sizes) && sizes.depth() <= Direct::DEEPEST {
-            return self.direct(batch, sizes, |direct| direct.run(xs, weight, false, Some(bias), false));
+            return self.direct(batch, sizes, |direct| direct.run(xs, weight, false, Some(bias), self.relu));
         }
         let mut out = vec![0f32; batch * sizes.outputs * sizes.pixels()];
         self.multiply(xs, weight, bias, sizes, &mut out);
@@ -138,7 +141,8 @@ impl Conv {
             multiply(weights, right, (sizes.outputs, depth, tile), 1.0, Target::Overwrite, (product, tile), 1);
             for ((out, product), bias) in band.planes.into_iter().zip(product.chunks(tile)).zip(bias) {
                 for (out, product) in out.iter_mut().zip(product) {
-                    *out = product + bias;
+                    let value = product + bias;
+                    *out = if self.relu && value < 0.0 { 0.0 } else { value };
                 }
             }
         });
@@ -315,13 +319,17 @@ impl CustomOp3 for Conv {
         xs: &Tensor,
         weight: &Tensor,
         bias: &Tensor,
-        _: &Tensor,
+        out: &Tensor,
         gradient: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let passed = match self.relu {
+            true => &out.contiguous()?.apply_op2_no_bwd(&gradient.contiguous()?, &Relu)?,
+            false => gradient,
+        };
         let (batch, sizes) = self.sizes(xs.shape(), weight.shape())?;
         // The photo has no use for a gradient, frozen weights have none either.
         let wanted = |tensor: &Tensor| tensor.track_op();
-        with_floats(gradient, |gradient| {
+        with_floats(passed, |gradient| {
             let to_xs = wanted(xs).then(|| {
                 let values = with_floats(weight, |weight| Ok(self.to_input(weight, gradient, batch, &sizes)))?;
                 Tensor::from_vec(values, xs.shape(), xs.device())

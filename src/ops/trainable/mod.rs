@@ -69,6 +69,18 @@ impl Padding {
 /// # Errors
 /// When the shapes do not fit or the picture is too small for kernel and padding.
 pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: &Tensor, geometry: Geometry) -> Result<Tensor> {
+    convolve(xs, weight, bias, geometry, false)
+}
+
+/// [`conv2d`] with negative results set to 0, in one pass.
+///
+/// # Errors
+/// As `conv2d`.
+pub fn conv2d_relu(xs: &Tensor, weight: &Tensor, bias: &Tensor, geometry: Geometry) -> Result<Tensor> {
+    convolve(xs, weight, bias, geometry, true)
+}
+
+fn convolve(xs: &Tensor, weight: &Tensor, bias: &Tensor, geometry: Geometry, rectified: bool) -> Result<Tensor> {
     let (_, inputs, height, width) = xs.dims4()?;
     let (outputs, weight_inputs, kernel, kernel_width) = weight.dims4()?;
     if inputs != weight_inputs || kernel != kernel_width || bias.dims() != [outputs] {
@@ -80,9 +92,14 @@ pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: &Tensor, geometry: Geometry) -
     // Also for the composition: it would not see a picture that is too small for the mirror.
     let axes = (axis::Axis::new(height, kernel, geometry)?, axis::Axis::new(width, kernel, geometry)?);
     if on_cpu(xs) {
-        return Ok(xs.contiguous()?.apply_op3(&weight.contiguous()?, bias, conv::Conv::new(axes, geometry))?);
+        return Ok(xs.contiguous()?.apply_op3(
+            &weight.contiguous()?,
+            bias,
+            conv::Conv::new(axes, geometry, rectified),
+        )?);
     }
-    composed::conv2d(xs, weight, bias, geometry)
+    let out = composed::conv2d(xs, weight, bias, geometry)?;
+    Ok(if rectified { out.relu()? } else { out })
 }
 
 /// Brings every channel of every picture of `[batch, channels, height, width]` to mean 0 and variance 1 (population, `eps`
@@ -100,6 +117,15 @@ pub fn instance_norm(xs: &Tensor, scale: &Tensor, shift: &Tensor, eps: f64) -> R
 /// When the shapes do not fit.
 pub fn instance_norm_relu(xs: &Tensor, scale: &Tensor, shift: &Tensor, eps: f64) -> Result<Tensor> {
     norm::instance_norm(xs, scale, shift, eps, true)
+}
+
+/// [`instance_norm`], or [`instance_norm_relu`] if `rectified`, of a tensor that nobody else holds: without gradients on the
+/// CPU it is overwritten, which saves the memory and the time to reach it.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn instance_norm_of_own(xs: Tensor, scale: &Tensor, shift: &Tensor, eps: f64, rectified: bool) -> Result<Tensor> {
+    norm::instance_norm_of_own(xs, scale, shift, eps, rectified)
 }
 
 /// Mean and standard deviation (population, `1e-5` under the root) of every channel of every picture: two `[batch, channels]`

@@ -1,7 +1,7 @@
 //! Instance normalisation with a scale and shift per picture and channel (torch's `InstanceNorm2d`; Dumoulin 2017 for one
 //! pair per style), and the moments themselves. Sums run in f32 lanes over blocks whose totals are added in f64.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp3, InplaceOp3, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::super::product::contiguous;
@@ -12,6 +12,25 @@ use crate::error::Result;
 const MOMENTS_EPS: f64 = 1e-5;
 
 pub(super) fn instance_norm(xs: &Tensor, scale: &Tensor, shift: &Tensor, eps: f64, relu: bool) -> Result<Tensor> {
+    check(xs, scale, shift)?;
+    if on_cpu(xs) {
+        let kernel = InstanceNorm { eps, relu };
+        return Ok(xs.contiguous()?.apply_op3(&scale.contiguous()?, &shift.contiguous()?, kernel)?);
+    }
+    composed::instance_norm(xs, scale, shift, eps, relu)
+}
+
+pub(super) fn instance_norm_of_own(xs: Tensor, scale: &Tensor, shift: &Tensor, eps: f64, relu: bool) -> Result<Tensor> {
+    check(&xs, scale, shift)?;
+    let learning = [&xs, scale, shift].into_iter().any(Tensor::track_op);
+    if learning || !on_cpu(&xs) || !xs.is_contiguous() {
+        return instance_norm(&xs, scale, shift, eps, relu);
+    }
+    xs.inplace_op3(&scale.contiguous()?, &shift.contiguous()?, &InstanceNorm { eps, relu })?;
+    Ok(xs)
+}
+
+fn check(xs: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<()> {
     let (batch, channels, _, _) = xs.dims4()?;
     if scale.dims() != [batch, channels] || shift.dims() != [batch, channels] {
         let (xs, scale, shift) = (xs.dims(), scale.dims(), shift.dims());
@@ -19,11 +38,7 @@ pub(super) fn instance_norm(xs: &Tensor, scale: &Tensor, shift: &Tensor, eps: f6
             candle_core::Error::Msg(format!("instance norm by {scale:?} and {shift:?} cannot take {xs:?}")).into()
         );
     }
-    if on_cpu(xs) {
-        let kernel = InstanceNorm { eps, relu };
-        return Ok(xs.contiguous()?.apply_op3(&scale.contiguous()?, &shift.contiguous()?, kernel)?);
-    }
-    composed::instance_norm(xs, scale, shift, eps, relu)
+    Ok(())
 }
 
 pub(super) fn moments(xs: &Tensor) -> Result<(Tensor, Tensor)> {
@@ -38,6 +53,48 @@ pub(super) fn moments(xs: &Tensor) -> Result<(Tensor, Tensor)> {
 struct InstanceNorm {
     eps: f64,
     relu: bool,
+}
+
+impl InstanceNorm {
+    /// What a value of this plane becomes.
+    fn line(&self, xs: &[f32], scale: f32, shift: f32) -> impl Fn(f32) -> f32 + use<> {
+        let (mean, deviation) = plane_moments(xs, self.eps);
+        let factor = scale / deviation;
+        let shift = shift - mean * factor;
+        let least = if self.relu { 0.0 } else { f32::NEG_INFINITY };
+        move |x| {
+            let value = x * factor + shift;
+            // Not `max`, which would turn not-a-number into 0.
+            if value < least { least } else { value }
+        }
+    }
+}
+
+impl InplaceOp3 for InstanceNorm {
+    fn name(&self) -> &'static str {
+        "instance-norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &mut CpuStorage,
+        xs_layout: &Layout,
+        scale: &CpuStorage,
+        scale_layout: &Layout,
+        shift: &CpuStorage,
+        shift_layout: &Layout,
+    ) -> candle_core::Result<()> {
+        let (_, _, height, width) = xs_layout.shape().dims4()?;
+        let (scale, shift) = (contiguous(scale, scale_layout)?, contiguous(shift, shift_layout)?);
+        let (CpuStorage::F32(xs), Some((start, end))) = (xs, xs_layout.contiguous_offsets()) else {
+            candle_core::bail!("instance norm needs contiguous single precision");
+        };
+        xs[start..end].par_chunks_mut((height * width).max(1)).enumerate().for_each(|(plane, xs)| {
+            let value = self.line(xs, scale[plane], shift[plane]);
+            xs.iter_mut().for_each(|x| *x = value(*x));
+        });
+        Ok(())
+    }
 }
 
 impl CustomOp3 for InstanceNorm {
@@ -60,19 +117,8 @@ impl CustomOp3 for InstanceNorm {
         let (scale, shift) = (contiguous(scale, scale_layout)?, contiguous(shift, shift_layout)?);
         let mut out = vec![0f32; xs.len()];
         out.par_chunks_mut(pixels).zip(xs.par_chunks(pixels)).enumerate().for_each(|(plane, (out, xs))| {
-            let (mean, deviation) = plane_moments(xs, self.eps);
-            let factor = scale[plane] / deviation;
-            let shift = shift[plane] - mean * factor;
-            if self.relu {
-                for (out, &x) in out.iter_mut().zip(xs) {
-                    let value = x * factor + shift;
-                    *out = if value < 0.0 { 0.0 } else { value };
-                }
-            } else {
-                for (out, &x) in out.iter_mut().zip(xs) {
-                    *out = x * factor + shift;
-                }
-            }
+            let value = self.line(xs, scale[plane], shift[plane]);
+            out.iter_mut().zip(xs).for_each(|(out, &x)| *out = value(x));
         });
         Ok((CpuStorage::F32(out), xs_layout.shape().clone()))
     }

@@ -46,25 +46,13 @@ impl AdainPainter {
             Some(path) => Error::file(path, reason),
             None => Error::usage("--net", reason),
         };
-        let config = sizes(&opened).ok_or_else(|| {
+        let config = Config::of(|name| opened.side(name, 0)).ok_or_else(|| {
             wrong("holds no net for any style".into()).with_hint("such files are made by `impasto train adain`")
         })?;
         let net = Compact::new(&config, opened.vb).map_err(|error| wrong(error.to_string()))?;
         // The low half of the seed: seeds are small numbers, and each of them is another map.
         Ok(Self { net, device: device.clone(), strength, noise: seed as u32, code: None })
     }
-}
-
-/// The sizes of the net in a file, as its tensors tell them.
-fn sizes(file: &Opened) -> Option<Config> {
-    let rows = |name: &str| file.side(&format!("{name}.weight"), 0);
-    let residual = (0..).take_while(|index| rows(&format!("residual.{index}")).is_some()).count();
-    Some(Config {
-        painter: [rows("down.0")?, rows("down.1")?, rows("down.2")?],
-        blocks: residual / 2,
-        style: [rows("style.0.down")?, rows("style.1.down")?, rows("style.2.down")?, rows("style.3.down")?],
-        hidden: rows("hidden")?,
-    })
 }
 
 impl Painter for AdainPainter {
@@ -98,7 +86,7 @@ impl Painter for AdainPainter {
             let own = |rows: &Rows<'_>| self.net.encode_rows(rows)?.towards(code, self.strength);
             let code = if self.strength < 1.0 { strips::read(&photo, &self.device, own)? } else { code.clone() };
             let painted = strips::paint(&photo, &self.device, on_progress, |rows, on_rows, on_strip| {
-                self.net.paint_rows(rows, &code, self.noise, on_rows, on_strip)
+                self.net.painter().paint_rows(rows, &code, self.noise, on_rows, on_strip)
             })?;
             return Ok(canvas::cut(painted, size));
         }
@@ -109,7 +97,7 @@ impl Painter for AdainPainter {
         } else {
             code.clone()
         };
-        let painted = self.net.paint(&pixels, &code, self.noise)?;
+        let painted = self.net.painter().paint(&pixels, &code, self.noise)?;
         canvas::report(on_progress, 1)?;
         Ok(canvas::cut(canvas::picture(&painted)?, size))
     }

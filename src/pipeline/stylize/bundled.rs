@@ -1,10 +1,10 @@
 //! The nets that came with the program, so that the first command works without a network, and the opening of nets of the
 //! same kinds from files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use safetensors::SafeTensors;
 
@@ -63,6 +63,14 @@ impl Opened {
         let tensors = SafeTensors::deserialize(bytes).map_err(damaged)?;
         let shapes = tensors.iter().map(|(name, view)| (name.to_owned(), view.shape().to_vec())).collect();
         Ok(Self { shapes, vb: VarBuilder::from_slice_safetensors(bytes, DType::F32, device)? })
+    }
+
+    /// All tensors by name.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub fn tensors(&self) -> Result<HashMap<String, Tensor>> {
+        self.shapes.iter().map(|(name, shape)| Ok((name.clone(), self.vb.get(shape.as_slice(), name)?))).collect()
     }
 
     /// The length of an axis of a tensor.

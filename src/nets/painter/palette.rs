@@ -21,14 +21,14 @@ pub(super) const WIDTH: usize = 12;
 
 /// Mean and covariance (population) of the channels, values from 0 to 1.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Palette {
+pub(in crate::nets) struct Palette {
     mean: [f64; 3],
     covariance: Matrix3,
 }
 
 impl Palette {
     /// Those of every picture of `[n, 3, h, w]`.
-    pub(super) fn all_of(pictures: &Tensor) -> Result<Vec<Self>> {
+    pub(in crate::nets) fn all_of(pictures: &Tensor) -> Result<Vec<Self>> {
         (0..pictures.dim(0)?)
             .map(|index| {
                 let picture = pictures.narrow(0, index, 1)?;
@@ -40,7 +40,7 @@ impl Palette {
     }
 
     /// That of a picture of which `at_once` rows `[1, 3, rows, width]` are looked at at a time.
-    pub(super) fn of_rows(
+    pub(in crate::nets) fn of_rows(
         height: usize,
         at_once: usize,
         read: &dyn Fn(Range<usize>) -> Result<Tensor>,
@@ -68,13 +68,13 @@ impl Palette {
     }
 
     /// For the style code, `[WIDTH]`.
-    pub(super) fn numbers(&self) -> Vec<f32> {
+    pub(in crate::nets) fn numbers(&self) -> Vec<f32> {
         let root = power(self.covariance, 0.5);
         self.mean.iter().chain(root.iter().flatten()).map(|&value| value as f32).collect()
     }
 
     /// The photo without its own colours: mean 0 and, but for [`RIDGE`], the unit covariance.
-    pub(super) fn out_of(&self, picture: &Tensor) -> Result<Tensor> {
+    pub(in crate::nets) fn out_of(&self, picture: &Tensor) -> Result<Tensor> {
         let mut covariance = self.covariance;
         (0..3).for_each(|channel| covariance[channel][channel] += RIDGE);
         let map = power(covariance, -0.5);
