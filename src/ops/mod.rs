@@ -7,6 +7,7 @@ mod activation;
 mod attention;
 mod conv;
 mod direct;
+mod fresh;
 mod linear;
 pub mod matrix3;
 mod memory;

@@ -2,6 +2,7 @@
 
 use super::program::{Place, Run, finish, picture, program, refused, run, tiny};
 use ::image::{GrayImage, Luma, Rgb, RgbImage};
+use impasto::pipeline::stylize::bundled::STYLES;
 use impasto::pipeline::stylize::{KEYWORD, Method, Recipe};
 use impasto::style::colour::{PreserveColor, prepare_style};
 use std::path::Path;
@@ -708,6 +709,30 @@ fn gatys_goes_on_where_ctrl_c_stopped_it() {
     assert!(!studio.place.path("part.state").exists());
 }
 
+/// Every style that came with the program paints at its name alone, in the colours of its painting, each its own picture.
+#[test]
+fn the_styles_that_came_with_the_program_paint() {
+    let studio = Studio::new();
+    let mut pictures: Vec<RgbImage> = Vec::new();
+    for style in STYLES {
+        assert!(style.weights.len() <= 1_000_000, "{}", style.name);
+        let out = format!("{}.png", style.name);
+        done(&run(&["stylize", &studio.text("in/photo.png"), "--style", style.name, "-o", &studio.text(&out)]));
+        let recipe = Recipe::read(&studio.place.path(&out)).unwrap();
+        assert_eq!((recipe.method, recipe.nets["net"][0]["bundled"].as_str()), (Method::Fast, Some(style.name)));
+        let picture = studio.open(&out);
+        assert!(pictures.iter().all(|other| difference(other, &picture) > 5.0), "{}", style.name);
+        pictures.push(picture);
+    }
+    assert!(pictures.len() >= 4);
+    // Mixed, and at half the strength.
+    let [one, two] = [STYLES[0].name, STYLES[1].name].map(|name| format!("{name}:0.5"));
+    let photo = studio.text("in/photo.png");
+    done(&run(&["stylize", &photo, "--style", &one, "--style", &two, "-o", &studio.text("mixed.png")]));
+    let mixed = studio.open("mixed.png");
+    assert!(difference(&mixed, &pictures[0]) < difference(&pictures[1], &pictures[0]));
+}
+
 #[test]
 fn texts_for_people_and_programs() {
     let help = run(&["stylize", "--help"]);
@@ -716,5 +741,5 @@ fn texts_for_people_and_programs() {
     assert_eq!(KEYWORD, "impasto-stylize");
     let (plain, json) =
         (done(&run(&["stylize", "--list"])).stdout.clone(), run(&["stylize", "--list", "--json"]).stdout);
-    assert_eq!(plain.lines().count(), json.lines().count());
+    assert_eq!((plain.lines().count(), json.lines().count()), (STYLES.len(), STYLES.len()));
 }

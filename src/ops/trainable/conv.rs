@@ -8,7 +8,7 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::super::direct::Direct;
+use super::super::direct::{Direct, halved};
 use super::super::product::{Matrix, Target, contiguous, multiply};
 use super::super::winograd::{Winograd, longest_run, zero_padded};
 use super::axis::Axis;
@@ -106,6 +106,10 @@ impl Conv {
     }
 
     fn forward(&self, xs: &[f32], weight: &[f32], bias: &[f32], batch: usize, sizes: &Sizes) -> Vec<f32> {
+        let twice = self.geometry.upsample == 2 && self.geometry.padding.pixels() == 1;
+        if self.is_winograd(sizes) && twice && sizes.inputs * sizes.outputs <= Direct::FEW {
+            return self.enlarged(xs, weight, bias, batch, sizes);
+        }
         if self.is_winograd(sizes) {
             let (rows, columns) = (self.rows.padded(self.geometry.stride), self.columns.padded(self.geometry.stride));
             let Sizes { inputs, outputs, width, plane, .. } = *sizes;
@@ -120,6 +124,15 @@ impl Conv {
         let mut out = vec![0f32; batch * sizes.outputs * sizes.pixels()];
         self.multiply(xs, weight, bias, sizes, &mut out);
         out
+    }
+
+    /// Over a picture that is enlarged twice.
+    fn enlarged(&self, xs: &[f32], weight: &[f32], bias: &[f32], batch: usize, sizes: &Sizes) -> Vec<f32> {
+        let Sizes { inputs, outputs, kernel, width, plane, .. } = *sizes;
+        let (rows, columns) = (halved(&self.rows.padded(1)), halved(&self.columns.padded(1)));
+        let (rows, columns, height, stride) = (&rows[..], &columns[..], plane / width.max(1), 1);
+        let direct = Direct { batch, inputs, outputs, height, width, kernel, stride, rows, columns };
+        direct.run_enlarged(xs, weight, bias, self.relu)
     }
 
     fn multiply(&self, xs: &[f32], weight: &[f32], bias: &[f32], sizes: &Sizes, out: &mut [f32]) {

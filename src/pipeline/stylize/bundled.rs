@@ -23,7 +23,28 @@ pub struct BundledStyle {
 }
 
 /// The styles that came with the program.
-pub const STYLES: &[BundledStyle] = &[];
+pub const STYLES: &[BundledStyle] = &[
+    BundledStyle {
+        name: "starry-night",
+        painting: "Vincent van Gogh, The Starry Night, 1889",
+        weights: include_bytes!("../../../weights/fast/starry-night.safetensors"),
+    },
+    BundledStyle {
+        name: "the-scream",
+        painting: "Edvard Munch, The Scream, 1893",
+        weights: include_bytes!("../../../weights/fast/the-scream.safetensors"),
+    },
+    BundledStyle {
+        name: "the-kiss",
+        painting: "Gustav Klimt, The Kiss, 1908",
+        weights: include_bytes!("../../../weights/fast/the-kiss.safetensors"),
+    },
+    BundledStyle {
+        name: "water-lilies",
+        painting: "Claude Monet, Water Lilies",
+        weights: include_bytes!("../../../weights/fast/water-lilies.safetensors"),
+    },
+];
 
 /// The net for any style that came with the program, as safetensors.
 pub const ADAIN: Option<&[u8]> = Some(include_bytes!("../../../weights/adain/any-style.safetensors"));

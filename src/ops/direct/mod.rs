@@ -6,15 +6,19 @@
 // Loops over registers are written with indices.
 #![allow(clippy::needless_range_loop)]
 
+mod enlarged;
+
 use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::fresh::{Place, fresh, write, written};
 use super::scratch::Scratch;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Avx2, Avx512};
 use super::simd::{Isa, Portable, Simd};
 use super::winograd::longest_run;
+pub(super) use enlarged::halved;
 
 /// Floats of a band: with the results' they stay in a core's second cache.
 const BAND: usize = 128 << 10;
@@ -24,6 +28,9 @@ const PIECES: usize = 8;
 
 /// The longest vector, by which lines are lengthened.
 const MOST: usize = super::simd::MOST_LANES;
+
+/// Floats behind a line that the vectors of its end may reach.
+const BEYOND: usize = 5 * MOST;
 
 /// The sizes of a convolution and where its padded lines and columns come from.
 #[derive(Clone, Copy)]
@@ -60,6 +67,9 @@ struct Lines {
 impl Direct<'_> {
     /// Taps of all inputs up to which this beats a product with gathered patches.
     pub(super) const DEEPEST: usize = 1152;
+
+    /// Pairs of channels up to which 3 x 3 taps of an enlarged picture are better summed directly than by Winograd.
+    pub(super) const FEW: usize = 1024;
 
     fn lines(&self, isa: Isa, values: usize) -> Lines {
         let &Self { batch, inputs, kernel, stride, rows, columns, .. } = self;
@@ -101,6 +111,18 @@ impl Direct<'_> {
                         for x in (0..start).chain(end..count) {
                             to[x] = xs.get(columns[x] as usize).copied().unwrap_or(0.0);
                         }
+                    } else if stride == 2 && lines.regular.len() > 2 * MOST {
+                        // Those of the regular columns that are this phase's.
+                        let Range { start, end } = lines.regular;
+                        let (first, last) = ((start + 1 - phase) / 2, (end - phase) / 2);
+                        let from = columns[2 * first + phase] as usize;
+                        let pairs = xs[from..].as_chunks::<2>().0;
+                        for (to, pair) in to[first..last].iter_mut().zip(pairs) {
+                            *to = pair[0];
+                        }
+                        for x in (0..first).chain(last.saturating_sub(1)..count) {
+                            to[x] = xs.get(columns[2 * x + phase] as usize).copied().unwrap_or(0.0);
+                        }
                     } else {
                         for (to, &column) in to.iter_mut().zip(seen) {
                             *to = xs.get(column as usize).copied().unwrap_or(0.0);
@@ -132,9 +154,9 @@ impl Direct<'_> {
         let (taps, area, pixels) = (lines.taps.len(), kernel * kernel, lines.out_height * lines.out_width);
         assert!(xs.len() >= batch * inputs * self.height * self.width, "input outside its slice");
         assert!(weight.len() >= outputs * taps, "weights outside their slice");
-        let mut out = vec![0f32; batch * outputs * pixels];
+        let mut out = fresh(batch * outputs * pixels);
         // `[panel][tap][row of the panel]`.
-        let rows = if outputs <= 4 { 4 } else { 8 };
+        let rows = panel_rows(outputs);
         let mut packed = Scratch::new(outputs.next_multiple_of(rows) * taps);
         for (panel, to) in packed.chunks_exact_mut((rows * taps).max(1)).enumerate() {
             for (at, to) in to.iter_mut().enumerate() {
@@ -156,8 +178,8 @@ impl Direct<'_> {
                 }
             }
         }
-        bands.into_par_iter().for_each(|(image, first, mut planes): (usize, usize, Vec<&mut [f32]>)| {
-            let mut seen = Scratch::new(inputs * lines.plane + 4 * MOST);
+        bands.into_par_iter().for_each(|(image, first, mut planes): (usize, usize, Vec<&mut [Place]>)| {
+            let mut seen = Scratch::new(inputs * lines.plane + BEYOND + MOST);
             self.copy(&lines, xs, image, first, &mut seen);
             for ((panel, planes), weights) in
                 planes.chunks_mut(rows).enumerate().zip(packed.chunks_exact((rows * taps).max(1)))
@@ -167,7 +189,11 @@ impl Direct<'_> {
                 sum_taps(&lines, stride, &seen, weights, &bias, relu, planes);
             }
         });
-        out
+        // SAFETY: the bands cover every line of every plane, and `sum_taps` writes whole lines.
+        #[allow(unsafe_code)]
+        unsafe {
+            written(out)
+        }
     }
 
     /// The gradient to the weights, `[outputs, inputs, kernel, kernel]`, from that to the result.
@@ -220,6 +246,15 @@ impl Direct<'_> {
     }
 }
 
+/// Outputs that are summed together.
+fn panel_rows(outputs: usize) -> usize {
+    match outputs {
+        0..=3 => 3,
+        4 => 4,
+        _ => 8,
+    }
+}
+
 /// A panel of outputs: the sums over all taps of weights times what the taps see.
 fn sum_taps(
     lines: &Lines,
@@ -228,13 +263,13 @@ fn sum_taps(
     weights: &[f32],
     bias: &[f32; 8],
     relu: bool,
-    planes: &mut [&mut [f32]],
+    planes: &mut [&mut [Place]],
 ) {
     let count = planes.first().map_or(0, |plane| plane.len() / lines.out_width.max(1));
     let last = lines.taps.last().copied().unwrap_or(0);
-    assert!(count == 0 || last + (count - 1) * stride * stride * lines.part + lines.out_line + 3 * MOST <= seen.len());
-    let few = weights.len() == 4 * lines.taps.len();
-    assert!(few || weights.len() == 8 * lines.taps.len());
+    assert!(count == 0 || last + (count - 1) * stride * stride * lines.part + lines.out_line + BEYOND <= seen.len());
+    let rows = weights.len() / lines.taps.len().max(1);
+    assert!(matches!(rows, 0 | 3 | 4 | 8) && rows * lines.taps.len() == weights.len());
     // SAFETY: the instruction set is there; the assertions keep what taps see and the weights inside their slices.
     #[allow(unsafe_code)]
     unsafe {
@@ -243,8 +278,11 @@ fn sum_taps(
             Isa::Avx512 => sum_avx512(lines, stride, seen, weights, bias, relu, planes),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => sum_avx2(lines, stride, seen, weights, bias, relu, planes),
-            Isa::Portable if few => sum_lanes::<Portable, 4, 2>(lines, stride, seen, weights, bias, relu, planes),
-            Isa::Portable => sum_lanes::<Portable, 8, 1>(lines, stride, seen, weights, bias, relu, planes),
+            Isa::Portable => match rows {
+                3 => sum_lanes::<Portable, 3, 3>(lines, stride, seen, weights, bias, relu, planes),
+                4 => sum_lanes::<Portable, 4, 2>(lines, stride, seen, weights, bias, relu, planes),
+                _ => sum_lanes::<Portable, 8, 1>(lines, stride, seen, weights, bias, relu, planes),
+            },
         }
     }
 }
@@ -260,14 +298,14 @@ unsafe fn sum_avx512(
     weights: &[f32],
     bias: &[f32; 8],
     relu: bool,
-    planes: &mut [&mut [f32]],
+    planes: &mut [&mut [Place]],
 ) {
     // SAFETY: the caller's.
     unsafe {
-        if weights.len() == 4 * lines.taps.len() {
-            sum_lanes::<Avx512, 4, 4>(lines, stride, seen, weights, bias, relu, planes);
-        } else {
-            sum_lanes::<Avx512, 8, 2>(lines, stride, seen, weights, bias, relu, planes);
+        match weights.len() / lines.taps.len().max(1) {
+            3 => sum_lanes::<Avx512, 3, 6>(lines, stride, seen, weights, bias, relu, planes),
+            4 => sum_lanes::<Avx512, 4, 4>(lines, stride, seen, weights, bias, relu, planes),
+            _ => sum_lanes::<Avx512, 8, 2>(lines, stride, seen, weights, bias, relu, planes),
         }
     }
 }
@@ -283,14 +321,14 @@ unsafe fn sum_avx2(
     weights: &[f32],
     bias: &[f32; 8],
     relu: bool,
-    planes: &mut [&mut [f32]],
+    planes: &mut [&mut [Place]],
 ) {
     // SAFETY: the caller's.
     unsafe {
-        if weights.len() == 4 * lines.taps.len() {
-            sum_lanes::<Avx2, 4, 2>(lines, stride, seen, weights, bias, relu, planes);
-        } else {
-            sum_lanes::<Avx2, 8, 1>(lines, stride, seen, weights, bias, relu, planes);
+        match weights.len() / lines.taps.len().max(1) {
+            3 => sum_lanes::<Avx2, 3, 3>(lines, stride, seen, weights, bias, relu, planes),
+            4 => sum_lanes::<Avx2, 4, 2>(lines, stride, seen, weights, bias, relu, planes),
+            _ => sum_lanes::<Avx2, 8, 1>(lines, stride, seen, weights, bias, relu, planes),
         }
     }
 }
@@ -308,14 +346,14 @@ unsafe fn sum_lanes<S: Simd, const ROWS: usize, const VECTORS: usize>(
     weights: &[f32],
     bias: &[f32; 8],
     relu: bool,
-    planes: &mut [&mut [f32]],
+    planes: &mut [&mut [Place]],
 ) {
     let width = lines.out_width;
     let count = planes.first().map_or(0, |plane| plane.len() / width.max(1));
     for line in 0..count {
         for first in (0..width).step_by(VECTORS * S::LANES) {
             let at = line * stride * stride * lines.part + first;
-            let mut done = [[0f32; 4 * MOST]; ROWS];
+            let mut done = [[0f32; 6 * MOST]; ROWS];
             // SAFETY: the caller's; a line of `done` holds the vectors.
             unsafe {
                 let mut sums = [[S::splat(0.0); VECTORS]; ROWS];
@@ -347,7 +385,7 @@ unsafe fn sum_lanes<S: Simd, const ROWS: usize, const VECTORS: usize>(
             }
             let length = (VECTORS * S::LANES).min(width - first);
             for (plane, done) in planes.iter_mut().zip(&done) {
-                plane[line * width + first..][..length].copy_from_slice(&done[..length]);
+                write(&mut plane[line * width + first..][..length], &done[..length]);
             }
         }
     }
@@ -452,7 +490,7 @@ unsafe fn correlate_lanes<S: Simd, const ROWS: usize, const TAPS: usize>(
 mod tests {
     use super::*;
 
-    fn random(length: usize, seed: u32) -> Vec<f32> {
+    pub(super) fn random(length: usize, seed: u32) -> Vec<f32> {
         let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12_345);
         let mut next = || {
             state ^= state << 13;
