@@ -7,7 +7,7 @@ use crate::cli::loaded::Loaded;
 use impasto::image::read;
 use impasto::pipeline::recipe::Input;
 use impasto::pipeline::settings::Settings as DiffusionSettings;
-use impasto::pipeline::stylize::bundled::BundledStyle;
+use impasto::pipeline::stylize::bundled::{self, ADAIN, BundledStyle};
 use impasto::pipeline::stylize::{
     self, AdainPainter, FastPainter, Method, OriginalPainter, Painter, Recipe, Style, WeightedInput,
 };
@@ -146,7 +146,8 @@ impl Chosen {
                     }
                 }
                 if nets.is_empty() {
-                    nets = entry("net", Value::from("bundled"));
+                    let hash = ADAIN.map(bundled::sha256);
+                    nets = entry("net", serde_json::json!({ "bundled": "any-style", "sha256": hash }));
                 }
                 (nets, entry("strength", value(&strength)?))
             }
@@ -184,7 +185,10 @@ impl Chosen {
 impl Net {
     fn describe(&self) -> Result<Value> {
         Ok(match self {
-            Self::Bundled(style, weight) => serde_json::json!({ "bundled": style.name, "weight": weight }),
+            Self::Bundled(style, weight) => {
+                let hash = bundled::sha256(style.weights);
+                serde_json::json!({ "bundled": style.name, "sha256": hash, "weight": weight })
+            }
             Self::File { path, styles, weight } => {
                 serde_json::json!({ "file": Input::of(path)?, "styles": styles, "weight": weight })
             }
@@ -193,7 +197,7 @@ impl Net {
 }
 
 // The style that came with the program which is meant, unless there is a file of that name.
-fn bundled(wanted: &Wanted) -> Option<&'static BundledStyle> {
+fn bundled_style(wanted: &Wanted) -> Option<&'static BundledStyle> {
     BundledStyle::find(wanted.path.to_str()?).filter(|_| !wanted.path.exists())
 }
 
@@ -201,7 +205,7 @@ fn check_pictures(wanted: &[Wanted]) -> Result<()> {
     if wanted.is_empty() {
         return Err(Error::usage("--style", "is missing").with_hint("say which painting: --style IMAGE"));
     }
-    if let Some(style) = wanted.iter().find_map(bundled) {
+    if let Some(style) = wanted.iter().find_map(bundled_style) {
         return Err(Error::usage("--style", format!("{} is a net for one style, not a picture", style.name))
             .with_hint("use --method fast, or give a picture"));
     }
@@ -222,7 +226,7 @@ fn nets(args: &Args, wanted: &[Wanted]) -> Result<Vec<Net>> {
         }
         return Ok(vec![Net::File { path: path.clone(), styles, weight: 1.0 }]);
     }
-    let net = |wanted: &Wanted| match bundled(wanted) {
+    let net = |wanted: &Wanted| match bundled_style(wanted) {
         Some(style) => Ok(Net::Bundled(style, wanted.weight)),
         None if wanted.path.exists() => {
             Ok(Net::File { path: wanted.path.clone(), styles: vec![(0, 1.0)], weight: wanted.weight })

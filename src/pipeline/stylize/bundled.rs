@@ -7,6 +7,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use safetensors::SafeTensors;
+use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::weights::load::Checkpoint;
@@ -48,6 +49,11 @@ pub const STYLES: &[BundledStyle] = &[
 
 /// The net for any style that came with the program, as safetensors.
 pub const ADAIN: Option<&[u8]> = Some(include_bytes!("../../../weights/adain/any-style.safetensors"));
+
+/// What a recipe tells the net of one program from that of the next by, in hexadecimal digits.
+pub fn sha256(weights: &[u8]) -> String {
+    Sha256::digest(weights).iter().map(|byte| format!("{byte:02x}")).collect()
+}
 
 impl BundledStyle {
     /// The style of a name.
