@@ -16,6 +16,8 @@ use impasto::train::variables::Variables;
 use impasto::train::{Course, Files, Lesson, run};
 use serde_json::{Value, json};
 
+use crate::program::{Place, picture};
+
 const SIZE: u32 = 16;
 
 /// Two random convolutions as a perceptual network.
@@ -312,4 +314,41 @@ fn layers_that_are_not_there_are_named() {
     };
     let error = Perceptual::new(Box::new(Toy::new()), weights).unwrap_err();
     assert!(error.to_string().contains("relu9_1") && error.hint().unwrap().contains("low, high"), "{error}");
+}
+
+/// As a user trains one: it begins as the net for any style paints, stops, goes on, is used, and is gone on with.
+#[test]
+fn the_program_trains_a_net_of_one_style() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("photos")).unwrap();
+    for index in 0..3 {
+        picture(&place.path(&format!("photos/{index}.png")), 60 + 7 * index, 50);
+    }
+    picture(&place.path("painting.png"), 70, 60);
+    let vgg = crate::fixture("stylize/vgg16.safetensors").to_str().unwrap().to_owned();
+    let (photos, painting, out) = (place.text("photos"), place.text("painting.png"), place.text("style.safetensors"));
+    let base =
+        ["train", "fast", "--style", &painting, "--photos", &photos, "--backbone", &vgg, "--size", "32", "--batch"];
+    let rest = ["2", "--style-size", "64", "--dtype", "f16", "--preview-every", "2", "--checkpoint-every", "1", "-q"];
+    let train = |more: &[&str]| crate::program::run(&[&base[..], &rest, more].concat());
+    let done = train(&["--steps", "2", "-o", &out]);
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    let net = impasto::weights::Checkpoint::open(&out).unwrap();
+    assert_eq!(net.shape("code").map(<[usize]>::len), Some(2));
+    assert!(std::fs::metadata(&out).unwrap().len() < 1_000_000 && place.path("style.preview-000002.png").exists());
+    let painted = place.text("painted.png");
+    let photo = place.text("photos/0.png");
+    let used = crate::program::run(&["stylize", &photo, "--method", "fast", "--style", &out, "-o", &painted]);
+    assert_eq!(used.code, Some(0), "{}", used.stderr);
+    // From that net, and from another net for any style.
+    let tiny = crate::fixture("stylize/adain.safetensors").to_str().unwrap().to_owned();
+    for (from, name) in [(&out, "on.safetensors"), (&tiny, "tiny.safetensors")] {
+        let done = train(&["--steps", "1", "--from", from, "-o", &place.text(name)]);
+        assert_eq!(done.code, Some(0), "{}", done.stderr);
+    }
+    let tiny = impasto::weights::Checkpoint::open(place.path("tiny.safetensors")).unwrap();
+    assert_ne!(tiny.shape("code"), net.shape("code"));
+    // What is no such net.
+    let refused = train(&["--steps", "1", "--from", &vgg, "-o", &place.text("no.safetensors")]);
+    assert!(matches!(refused.code, Some(1 | 2)) && !place.path("no.safetensors").exists(), "{}", refused.stderr);
 }

@@ -43,7 +43,7 @@ impl Chosen {
     pub(super) fn new(args: &Args) -> Result<Self> {
         stylize::check_part("--strength", args.settings.strength)?;
         let wanted = args.style.iter().map(|style| Wanted::parse(style)).collect::<Result<Vec<_>>>()?;
-        let all_bundled = !wanted.is_empty() && wanted.iter().all(|wanted| bundled(wanted).is_some());
+        let all_bundled = !wanted.is_empty() && wanted.iter().all(|wanted| bundled_style(wanted).is_some());
         let method = args.method.unwrap_or(if all_bundled { Method::Fast } else { Method::Adain });
         check_flags(args, method)?;
         let plan = match method {

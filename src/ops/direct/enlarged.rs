@@ -124,13 +124,9 @@ mod tests {
     #[test]
     fn every_instruction_set_gives_what_the_enlarged_picture_gives() {
         for isa in Isa::all() {
-            for (batch, inputs, outputs, height, width) in [
-                (2, 3, 5, 7, 9),
-                (1, 4, 16, 40, 37),
-                (1, 2, 3, 1, 1),
-                (1, 1, 8, 2, 70),
-                (1, 5, 9, 33, 16),
-            ] {
+            for (batch, inputs, outputs, height, width) in
+                [(2, 3, 5, 7, 9), (1, 4, 16, 40, 37), (1, 2, 3, 1, 1), (1, 1, 8, 2, 70), (1, 5, 9, 33, 16)]
+            {
                 for mirrored in [true, false] {
                     let lines = |side: usize| {
                         let inside = (0..2 * side as u32).map(|at| at / 2);

@@ -36,14 +36,14 @@ pub const STYLES: &[BundledStyle] = &[
         weights: include_bytes!("../../../weights/fast/the-scream.safetensors"),
     },
     BundledStyle {
-        name: "the-kiss",
-        painting: "Gustav Klimt, The Kiss, 1908",
-        weights: include_bytes!("../../../weights/fast/the-kiss.safetensors"),
+        name: "irises",
+        painting: "Vincent van Gogh, Irises, 1889",
+        weights: include_bytes!("../../../weights/fast/irises.safetensors"),
     },
     BundledStyle {
-        name: "water-lilies",
-        painting: "Claude Monet, Water Lilies",
-        weights: include_bytes!("../../../weights/fast/water-lilies.safetensors"),
+        name: "shipwreck",
+        painting: "J. M. W. Turner, Shipwreck, 1805",
+        weights: include_bytes!("../../../weights/fast/shipwreck.safetensors"),
     },
 ];
 

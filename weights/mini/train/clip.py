@@ -1,0 +1,165 @@
+"""Stage 2: the tokenizer, and the text and the vision encoder, taught to find each other's picture and caption.
+
+    python clip.py DATA OUT [--steps N] [--threads N]
+
+Writes OUT/clip.pt (checkpoint; the same command goes on from it) and, at the end, OUT/model/tokenizer, OUT/model/text_encoder
+and OUT/image_encoder in diffusers' layout. Prints how often the concept of a picture that was never shown is the nearest, and
+among the nearest five, of 200 captions.
+"""
+
+import argparse
+import json
+import random
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+
+from common import Pictures, Stage, article, batch_of, caption
+
+LENGTH = 77
+MERGES = 900
+START, END = "<|startoftext|>", "<|endoftext|>"
+PATTERN = r"""<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
+MEAN, DEVIATION = [0.5] * 3, [0.5] * 3
+
+
+def tokenizer(rows, folder):
+    """A byte-pair vocabulary of the captions in CLIP's form: bytes, bytes that end a word, merges, two marks."""
+    if not (folder / "vocab.json").exists():
+        rng = random.Random(0)
+        captions = [caption(row, rng) for row in rows for _ in range(4)]
+        learned = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+        learned.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+        learned.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(__import__("tokenizers").Regex(PATTERN), "removed", invert=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+        letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+        trainer = trainers.BpeTrainer(
+            vocab_size=2 * len(letters) + MERGES, initial_alphabet=letters, end_of_word_suffix="</w>", show_progress=False
+        )
+        learned.train_from_iterator(captions, trainer)
+        merges = [tuple(pair) for pair in json.loads(learned.to_str())["model"]["merges"]]
+        words = letters + [letter + "</w>" for letter in letters]
+        words += [word for word in ("".join(pair) for pair in merges) if word not in set(words)] + [START, END]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "vocab.json").write_text(json.dumps({word: at for at, word in enumerate(words)}, ensure_ascii=False))
+        lines = ["#version: 0.2"] + [" ".join(pair) for pair in merges]
+        (folder / "merges.txt").write_text("\n".join(lines) + "\n")
+        marks = dict(bos_token=START, eos_token=END, unk_token=END, pad_token=END, model_max_length=LENGTH)
+        CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), **marks).save_pretrained(folder)
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def model(words):
+    vocabulary, start, end = len(words), words.bos_token_id, words.eos_token_id
+    text = dict(
+        vocab_size=vocabulary, hidden_size=256, intermediate_size=768, num_hidden_layers=4, num_attention_heads=4,
+        max_position_embeddings=LENGTH, bos_token_id=start, eos_token_id=end, pad_token_id=end, projection_dim=256,
+        hidden_act="quick_gelu",
+    )
+    vision = dict(
+        hidden_size=192, intermediate_size=576, num_hidden_layers=5, num_attention_heads=4, image_size=64, patch_size=8,
+        projection_dim=256, hidden_act="quick_gelu",
+    )
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=256))
+
+
+def encode(words, captions):
+    return words(captions, padding="max_length", max_length=16, truncation=True, return_tensors="pt").input_ids
+
+
+def moved(pixels, rng):
+    """Pictures a little larger or smaller, shifted, half of them mirrored."""
+    count = len(pixels)
+    scale = 1 + 0.15 * (torch.rand(count, generator=rng) * 2 - 1)
+    flip = torch.where(torch.rand(count, generator=rng) < 0.5, -1.0, 1.0)
+    shift = 0.12 * (torch.rand(count, 2, generator=rng) * 2 - 1)
+    theta = torch.zeros(count, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = scale * flip, scale, shift
+    grid = F.affine_grid(theta, pixels.shape, align_corners=False)
+    return F.grid_sample(pixels - 1, grid, align_corners=False) + 1  # white beyond the edges
+
+
+def loss_of(net, words, pictures, indices, seed):
+    rng = random.Random(seed)
+    rows = [pictures.rows[index] for index in indices]
+    captions = [caption(row, rng) for row in rows]
+    pixels = moved(pictures[indices], torch.Generator().manual_seed(seed))
+    out = net(input_ids=encode(words, captions), pixel_values=pixels)
+    # A caption without a style fits all pictures of its thing.
+    plain = [text in (row["words"], article(row["words"])) for text, row in zip(captions, rows)]
+    fits = torch.tensor(
+        [[a["concept"] == b["concept"] and (p or a["style"] == b["style"]) for b in rows] for a, p in zip(rows, plain)]
+    ).float()
+    by_text, by_image = fits / fits.sum(1, keepdim=True), fits.T / fits.T.sum(1, keepdim=True).clamp(min=1)
+    logits = out.logits_per_text
+    return (F.cross_entropy(logits, by_text) + F.cross_entropy(logits.T, by_image)) / 2
+
+
+@torch.no_grad()
+def ranks(net, words, pictures, count=200, seed=0):
+    """How often the right caption of `count` is first, and among the first five, for held-out pictures."""
+    concepts = sorted({row["concept"] for row in pictures.rows})
+    chosen = random.Random(seed).sample(concepts, count)
+    names = {row["concept"]: row["words"] for row in pictures.rows}
+    texts = encode(words, [article(names[concept]) for concept in chosen])
+    by_text = F.normalize(net.text_projection(net.text_model(texts).pooler_output), dim=1)
+    shown = [index for index in pictures.held_out if pictures.rows[index]["concept"] in set(chosen)]
+    by_image = F.normalize(net.visual_projection(net.vision_model(pictures[shown]).pooler_output), dim=1)
+    best = (by_image @ by_text.T).topk(5, dim=1).indices
+    right = torch.tensor([chosen.index(pictures.rows[index]["concept"]) for index in shown])[:, None]
+    return float((best[:, :1] == right).float().mean()), float((best == right).any(1).float().mean())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--steps", type=int, default=8_000)
+    parser.add_argument("--batch", type=int, default=96)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    pictures = Pictures(options.data)
+    words = tokenizer(pictures.rows, options.out / "model" / "tokenizer")
+    net = model(words)
+    print(f"{len(words)} words, {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M weights", flush=True)
+    stage = Stage(options.out / "clip.pt", {"clip": net}, peak=1e-3, steps=options.steps, weight_decay=0.1)
+    begun, first = time.time(), stage.step
+    while stage.step < options.steps:
+        indices = batch_of(pictures.train, 2, stage.step, options.batch)
+        loss = loss_of(net, words, pictures, indices, stage.step)
+        stage.learn(loss)
+        if stage.step % 100 == 0:
+            speed = (stage.step - first) * options.batch / (time.time() - begun)
+            print(f"{stage.step}/{options.steps}  loss {loss.item():.4f}  {speed:.1f} pictures/s", flush=True)
+        if stage.step % 500 == 0:
+            stage.save()
+            print("held out: first {:.1%}, first five {:.1%}".format(*ranks(net, words, pictures)), flush=True)
+    net = stage.with_means()["clip"]
+    print("held out, running mean: first {:.1%}, first five {:.1%}".format(*ranks(net, words, pictures)))
+    text = CLIPTextModel(net.config.text_config)
+    text.load_state_dict({name.removeprefix("text_model."): value for name, value in net.state_dict().items()
+                          if name.startswith("text_model.")}, strict=True) if not hasattr(text, "text_model") else (
+        text.text_model.load_state_dict(net.text_model.state_dict()))
+    text.save_pretrained(options.out / "model" / "text_encoder")
+    vision = CLIPVisionModelWithProjection(net.config.vision_config)
+    vision.vision_model.load_state_dict(net.vision_model.state_dict())
+    vision.visual_projection.load_state_dict(net.visual_projection.state_dict())
+    vision.save_pretrained(options.out / "image_encoder")
+    side = {"height": 64, "width": 64}
+    CLIPImageProcessor(size={"shortest_edge": 64}, crop_size=side, image_mean=MEAN, image_std=DEVIATION).save_pretrained(
+        options.out / "image_encoder"
+    )
+
+
+if __name__ == "__main__":
+    main()

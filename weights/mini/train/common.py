@@ -1,0 +1,145 @@
+"""What the stages share: the pictures, captions, checkpoints, learning rates, running means."""
+
+import json
+import math
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data import STYLES
+
+
+class Pictures:
+    """Those of data.py, as floats in -1..1, channels last."""
+
+    def __init__(self, folder):
+        folder = Path(folder)
+        self.rows = json.loads((folder / "pictures.json").read_text())
+        self.bytes = torch.from_numpy(np.load(folder / "pictures.npy")).permute(0, 3, 1, 2)
+        self.train = [index for index, row in enumerate(self.rows) if not row["held_out"]]
+        self.held_out = [index for index, row in enumerate(self.rows) if row["held_out"]]
+
+    def __getitem__(self, indices):
+        pixels = self.bytes[torch.as_tensor(indices)].float() / 127.5 - 1
+        return pixels.contiguous(memory_format=torch.channels_last)
+
+
+def article(words):
+    return ("an " if words[0] in "aeiou" else "a ") + words
+
+
+def caption(row, rng):
+    """A way to ask for a picture: its thing, two times in three with its style."""
+    thing = rng.choice([row["words"], article(row["words"])])
+    if rng.random() < 1 / 3:
+        return thing
+    phrase = rng.choice(STYLES[row["style"]])
+    return rng.choice([f"{thing}, {phrase}", f"{phrase} {row['words']}", f"{thing} in {phrase} style", f"{thing}, {phrase} emoji"])
+
+
+def order(items, seed, epoch):
+    """The items in the order of an epoch: the same again when a stage goes on."""
+    mixed = list(items)
+    random.Random(f"{seed}/{epoch}").shuffle(mixed)
+    return mixed
+
+
+def batch_of(items, seed, step, size):
+    """The items of a step: everything once before anything twice."""
+    found = []
+    at = step * size
+    while len(found) < size:
+        epoch, place = divmod(at + len(found), len(items))
+        found.append(order_of(items, seed, epoch)[place])
+    return found
+
+
+_orders = {}
+
+
+def order_of(items, seed, epoch):
+    key = (id(items), seed, epoch)
+    if key not in _orders:
+        for old in [other for other in _orders if other[2] < epoch - 1]:
+            del _orders[old]
+        _orders[key] = order(items, seed, epoch)
+    return _orders[key]
+
+
+def rate(step, steps, peak, warm_up=200):
+    """A step size that rises over the warm-up and falls as a cosine."""
+    if step < warm_up:
+        return peak * (step + 1) / warm_up
+    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up))))
+
+
+class Mean:
+    """A running mean of a model's weights."""
+
+    def __init__(self, model, decay=0.999):
+        self.decay = decay
+        self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def follow(self, model, step):
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, value in model.state_dict().items():
+            if value.dtype.is_floating_point:
+                self.weights[name].lerp_(value, 1 - decay)
+            else:
+                self.weights[name].copy_(value)
+
+
+class Stage:
+    """A training that can be stopped at any time: model, optimiser, running mean and step, written whole."""
+
+    def __init__(self, path, modules, peak, steps, decay=0.999, weight_decay=0.01):
+        self.path, self.modules, self.peak, self.steps = Path(path), modules, peak, steps
+        trained = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=peak, betas=(0.9, 0.99), weight_decay=weight_decay)
+        self.means = {name: Mean(module, decay) for name, module in modules.items()}
+        self.parameters, self.step = trained, 0
+        if self.path.exists():
+            self.load()
+
+    def load(self):
+        saved = torch.load(self.path, map_location="cpu", weights_only=True)
+        for name, module in self.modules.items():
+            module.load_state_dict(saved["modules"][name])
+            self.means[name].weights = saved["means"][name]
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.step = saved["step"]
+        print(f"goes on from step {self.step}", flush=True)
+
+    def save(self):
+        saved = {
+            "modules": {name: module.state_dict() for name, module in self.modules.items()},
+            "means": {name: mean.weights for name, mean in self.means.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+        }
+        beside = self.path.with_suffix(".part")
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(saved, beside)
+        os.replace(beside, self.path)
+
+    def learn(self, loss):
+        """One update."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate(self.step, self.steps, self.peak)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.step += 1
+        for name, module in self.modules.items():
+            self.means[name].follow(module, self.step)
+
+    def with_means(self):
+        """The modules with their running means: for samples and for what is shipped."""
+        for name, module in self.modules.items():
+            module.load_state_dict(self.means[name].weights)
+        return self.modules

@@ -1,0 +1,96 @@
+"""Stage 1: the VAE, 64x64 pixels to 16x16 latents of 4 channels.
+
+    python vae.py DATA OUT [--steps N] [--threads N]
+
+Writes OUT/vae.pt (checkpoint; the same command goes on from it), OUT/vae.png (above pictures that it never saw, below
+what it gives back) and, at the end, OUT/model/vae in diffusers' layout, with the scaling factor that brings the latents to
+a deviation of 1.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from PIL import Image
+
+from common import Pictures, Stage, batch_of
+
+CONFIG = dict(
+    in_channels=3,
+    out_channels=3,
+    down_block_types=["DownEncoderBlock2D"] * 3,
+    up_block_types=["UpDecoderBlock2D"] * 3,
+    block_out_channels=[32, 64, 96],
+    layers_per_block=1,
+    latent_channels=4,
+    norm_num_groups=16,
+    sample_size=64,
+    mid_block_add_attention=False,
+)
+
+
+def gradients(xs):
+    """Differences of neighbours: edges are where an emoji is judged."""
+    return xs[..., 1:, :] - xs[..., :-1, :], xs[..., 1:] - xs[..., :-1]
+
+
+def loss_of(vae, pixels, generator):
+    posterior = vae.encode(pixels).latent_dist
+    latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)
+    out = vae.decode(latents).sample
+    edges = sum(F.l1_loss(a, b) for a, b in zip(gradients(out), gradients(pixels)))
+    halves = F.l1_loss(F.avg_pool2d(out, 4), F.avg_pool2d(pixels, 4))
+    return F.l1_loss(out, pixels) + F.mse_loss(out, pixels) + edges + halves + 1e-4 * posterior.kl().mean() / 256
+
+
+@torch.no_grad()
+def sheet(vae, pictures, path, count=12):
+    pixels = pictures[pictures.held_out[:: max(1, len(pictures.held_out) // count)][:count]]
+    out = vae.decode(vae.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
+    rows = [torch.cat(list(row), 2) for row in (pixels, out)]
+    grid = ((torch.cat(rows, 1) + 1) * 127.5).round().byte().permute(1, 2, 0)
+    Image.fromarray(grid.numpy()).resize((grid.shape[1] * 2, grid.shape[0] * 2), Image.NEAREST).save(path)
+    return float(10 * torch.log10(4 / F.mse_loss(out, pixels)))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--steps", type=int, default=12_000)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    pictures = Pictures(options.data)
+    vae = AutoencoderKL(**CONFIG).to(memory_format=torch.channels_last)
+    print(f"{sum(p.numel() for p in vae.parameters()) / 1e6:.2f} M weights", flush=True)
+    stage = Stage(options.out / "vae.pt", {"vae": vae}, peak=1e-3, steps=options.steps, decay=0.998)
+    begun, first = time.time(), stage.step
+    while stage.step < options.steps:
+        generator = torch.Generator().manual_seed(stage.step)
+        pixels = pictures[batch_of(pictures.train, 1, stage.step, options.batch)]
+        if torch.rand((), generator=generator) < 0.5:
+            pixels = pixels.flip(3)
+        loss = loss_of(vae, pixels, generator)
+        stage.learn(loss)
+        if stage.step % 100 == 0:
+            speed = (stage.step - first) * options.batch / (time.time() - begun)
+            print(f"{stage.step}/{options.steps}  loss {loss.item():.4f}  {speed:.1f} pictures/s", flush=True)
+        if stage.step % 500 == 0:
+            stage.save()
+            print(f"held out: {sheet(vae, pictures, options.out / 'vae.png'):.2f} dB", flush=True)
+    vae = stage.with_means()["vae"]
+    print(f"held out, running mean: {sheet(vae, pictures, options.out / 'vae.png'):.2f} dB")
+    with torch.no_grad():
+        means = [vae.encode(pictures[pictures.train[i : i + 64]]).latent_dist.mean for i in range(0, 2048, 64)]
+    vae.register_to_config(scaling_factor=round(1 / float(torch.cat(means).std()), 5))
+    vae.save_pretrained(options.out / "model" / "vae")
+
+
+if __name__ == "__main__":
+    main()
