@@ -1,10 +1,10 @@
 """Measures the pictures of a report of `impasto compare` again, and sums them up again, in Python.
 
-    python tests/reference/recompute_report.py REPORT [--shared SHARED]
+    python tests/reference/recompute_report.py REPORT [--shared SHARED] [--judge se5|hed]
 
 SSIM, MS-SSIM, the F-score of Canny's edges and the histogram distance of every row are measured by the programs that
 tests/reference/metrics.py names (install what it says), from the PNGs, the photos and the paintings. With --shared, a folder with
-weights/wct16x_se5.safetensors, content and style distance too, if that network measured the report. Medians and intervals of all
+weights/wct16x_se5.safetensors and weights/hed_vgg16.safetensors, content and style distance too, if --judge measured the report. Medians and intervals of all
 metrics are summed up from results.csv as tests/reference/report.py does, and held against those in report.html.
 Run it where the comparison was run: paths are as they were given to it. Pillow must be the pinned 12.3.0: 13 resizes in another
 order where a picture gets wider and lower.
@@ -42,12 +42,12 @@ def long_side(picture, side):
     return tuple(max(1, int(edge * scale + 0.5)) for edge in picture.size)
 
 
-def judge_of(shared):
+def judge_of(shared, name):
     place = importlib.util.spec_from_file_location("style_quality", ROOT / "benches/style_quality.py")
     judge = importlib.util.module_from_spec(place)
     sys.modules["style_quality"] = judge
     place.loader.exec_module(judge)
-    net = judge.load_networks(shared)["se5"]
+    net = judge.load_networks(shared)[name]
     f32 = lambda picture: tensor(picture, torch.float32)
     return (lambda a, b: float(judge.content_distance(net, f32(a), f32(b))),
             lambda a, b: float(judge.style_distance(net, f32(a), f32(b))))
@@ -77,12 +77,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("report", type=Path)
     parser.add_argument("--shared", type=Path)
+    parser.add_argument("--judge", choices=["se5", "hed"], default="se5", help="the network that measured the report")
     args = parser.parse_args()
     page = (args.report / "report.html").read_text()
     data = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
     rows = list(csv.DictReader((args.report / "results.csv").open(newline="")))
     side = max(max(row["size"]) for row in data["report"]["rows"])
-    judge = judge_of(args.shared) if args.shared else None
+    judge = judge_of(args.shared, args.judge) if args.shared else None
     worst, wrong = {}, 0
     for row in rows:
         if row["error"]:
