@@ -24,14 +24,15 @@ LENGTH = 77
 MERGES = 900
 START, END = "<|startoftext|>", "<|endoftext|>"
 PATTERN = r"""<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
-MEAN, DEVIATION = [0.5] * 3, [0.5] * 3
+# Those of OpenAI's CLIP, which every program knows.
+MEAN, DEVIATION = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 
 
 def tokenizer(rows, folder):
     """A byte-pair vocabulary of the captions in CLIP's form: bytes, bytes that end a word, merges, two marks."""
     if not (folder / "vocab.json").exists():
         rng = random.Random(0)
-        captions = [caption(row, rng) for row in rows for _ in range(4)]
+        captions = [caption(row, rng)[0] for row in rows for _ in range(6)]
         learned = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
         learned.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
         learned.pre_tokenizer = pre_tokenizers.Sequence(
@@ -60,19 +61,25 @@ def tokenizer(rows, folder):
 def model(words):
     vocabulary, start, end = len(words), words.bos_token_id, words.eos_token_id
     text = dict(
-        vocab_size=vocabulary, hidden_size=256, intermediate_size=768, num_hidden_layers=4, num_attention_heads=4,
+        vocab_size=vocabulary, hidden_size=256, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4,
         max_position_embeddings=LENGTH, bos_token_id=start, eos_token_id=end, pad_token_id=end, projection_dim=256,
         hidden_act="quick_gelu",
     )
     vision = dict(
-        hidden_size=192, intermediate_size=576, num_hidden_layers=5, num_attention_heads=4, image_size=64, patch_size=8,
+        hidden_size=192, intermediate_size=384, num_hidden_layers=5, num_attention_heads=4, image_size=64, patch_size=8,
         projection_dim=256, hidden_act="quick_gelu",
     )
-    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=256))
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=256, attn_implementation="eager"))
 
 
 def encode(words, captions):
-    return words(captions, padding="max_length", max_length=16, truncation=True, return_tensors="pt").input_ids
+    return words(list(captions), padding="max_length", max_length=16, truncation=True, return_tensors="pt").input_ids
+
+
+def seen(pixels):
+    """Pixels in -1..1 as the vision encoder takes them."""
+    mean, deviation = (torch.tensor(values)[None, :, None, None] for values in (MEAN, DEVIATION))
+    return (pixels / 2 + 0.5 - mean) / deviation
 
 
 def moved(pixels, rng):
@@ -90,17 +97,18 @@ def moved(pixels, rng):
 def loss_of(net, words, pictures, indices, seed):
     rng = random.Random(seed)
     rows = [pictures.rows[index] for index in indices]
-    captions = [caption(row, rng) for row in rows]
+    captions, plain = zip(*(caption(row, rng) for row in rows))
     pixels = moved(pictures[indices], torch.Generator().manual_seed(seed))
-    out = net(input_ids=encode(words, captions), pixel_values=pixels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        by_text = net.text_projection(net.text_model(encode(words, captions)).pooler_output).float()
+        by_image = net.visual_projection(net.vision_model(seen(pixels)).pooler_output).float()
+    logits = F.normalize(by_text, dim=1) @ F.normalize(by_image, dim=1).T * net.logit_scale.exp().clamp(max=100)
     # A caption without a style fits all pictures of its thing.
-    plain = [text in (row["words"], article(row["words"])) for text, row in zip(captions, rows)]
     fits = torch.tensor(
         [[a["concept"] == b["concept"] and (p or a["style"] == b["style"]) for b in rows] for a, p in zip(rows, plain)]
     ).float()
-    by_text, by_image = fits / fits.sum(1, keepdim=True), fits.T / fits.T.sum(1, keepdim=True).clamp(min=1)
-    logits = out.logits_per_text
-    return (F.cross_entropy(logits, by_text) + F.cross_entropy(logits.T, by_image)) / 2
+    per_text, per_image = fits / fits.sum(1, keepdim=True), fits.T / fits.T.sum(1, keepdim=True).clamp(min=1)
+    return (F.cross_entropy(logits, per_text) + F.cross_entropy(logits.T, per_image)) / 2
 
 
 @torch.no_grad()
@@ -112,7 +120,7 @@ def ranks(net, words, pictures, count=200, seed=0):
     texts = encode(words, [article(names[concept]) for concept in chosen])
     by_text = F.normalize(net.text_projection(net.text_model(texts).pooler_output), dim=1)
     shown = [index for index in pictures.held_out if pictures.rows[index]["concept"] in set(chosen)]
-    by_image = F.normalize(net.visual_projection(net.vision_model(pictures[shown]).pooler_output), dim=1)
+    by_image = F.normalize(net.visual_projection(net.vision_model(seen(pictures[shown])).pooler_output), dim=1)
     best = (by_image @ by_text.T).topk(5, dim=1).indices
     right = torch.tensor([chosen.index(pictures.rows[index]["concept"]) for index in shown])[:, None]
     return float((best[:, :1] == right).float().mean()), float((best == right).any(1).float().mean())
@@ -122,7 +130,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=8_000)
+    parser.add_argument("--steps", type=int, default=1_600)
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()

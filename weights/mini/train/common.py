@@ -11,6 +11,83 @@ import torch
 
 from data import STYLES
 
+# What people call some of the things instead.
+OTHER_NAMES = {
+    "automobile": ["car", "red car"],
+    "evergreen-tree": ["fir tree", "pine tree"],
+    "deciduous-tree": ["tree", "green tree"],
+    "lady-beetle": ["ladybug", "ladybird"],
+    "honeybee": ["bee"],
+    "hot-beverage": ["cup of coffee", "cup of tea", "coffee"],
+    "high-voltage": ["lightning", "lightning bolt", "flash"],
+    "red-apple": ["apple"],
+    "red-heart": ["heart"],
+    "cat-face": ["face of a cat"],
+    "dog-face": ["face of a dog"],
+    "ear-of-corn": ["corn", "maize"],
+    "sheaf-of-rice": ["ear of wheat"],
+    "t-rex": ["dinosaur", "tyrannosaurus"],
+    "sauropod": ["dinosaur with a long neck"],
+    "grinning-face": ["smiley", "happy face"],
+    "slightly-smiling-face": ["smile", "smiling face"],
+    "frowning-face": ["sad face"],
+    "loudly-crying-face": ["crying face"],
+    "mobile-phone": ["phone", "smartphone"],
+    "desktop-computer": ["computer", "screen"],
+    "gem-stone": ["diamond", "jewel"],
+    "cooking": ["fried egg"],
+    "game-die": ["dice", "die"],
+    "wrapped-gift": ["gift", "present"],
+    "flying-saucer": ["ufo"],
+    "alien-monster": ["space invader"],
+    "jack-o-lantern": ["pumpkin", "halloween pumpkin"],
+    "sparkles": ["stars"],
+    "globe-showing-europe-africa": ["earth", "globe", "planet earth"],
+    "ringed-planet": ["planet", "saturn"],
+    "full-moon": ["moon"],
+    "crescent-moon": ["moon crescent"],
+    "moai": ["stone head"],
+    "magnifying-glass-tilted-left": ["magnifying glass"],
+    "mount-fuji": ["volcano with snow"],
+    "snow-capped-mountain": ["mountain with snow"],
+    "water-wave": ["wave", "ocean wave"],
+    "shallow-pan-of-food": ["pan of food", "paella"],
+    "two-hump-camel": ["camel with two humps"],
+    "soccer-ball": ["football"],
+    "beer-mug": ["beer"],
+    "wine-glass": ["glass of wine"],
+    "cocktail-glass": ["cocktail"],
+    "locked": ["padlock", "lock"],
+    "unlocked": ["open padlock"],
+    "office-building": ["skyscraper", "tower"],
+    "baguette-bread": ["baguette"],
+    "cheese-wedge": ["cheese"],
+    "doughnut": ["donut"],
+    "french-fries": ["fries", "chips"],
+    "musical-note": ["note"],
+    "old-key": ["antique key"],
+    "spiral-shell": ["shell", "seashell"],
+    "birthday-cake": ["cake"],
+    "teacup-without-handle": ["tea cup", "green tea"],
+    "four-leaf-clover": ["clover"],
+    "fallen-leaf": ["leaves"],
+    "maple-leaf": ["leaf", "red leaf"],
+    "running-shoe": ["shoe", "sneaker"],
+    "eagle": ["bird of prey"],
+    "bird": ["little bird"],
+    "spouting-whale": ["whale with a fountain"],
+    "nest-with-eggs": ["nest", "bird nest"],
+    "potted-plant": ["plant", "plant in a pot"],
+    "droplet": ["water drop", "drop of water"],
+    "bullet-train": ["fast train"],
+    "locomotive": ["steam train", "steam engine"],
+    "delivery-truck": ["truck", "lorry"],
+    "sport-utility-vehicle": ["suv", "blue car"],
+    "racing-car": ["race car"],
+    "motor-scooter": ["scooter"],
+    "night-with-stars": ["city at night"],
+}
+
 
 class Pictures:
     """Those of data.py, as floats in -1..1, channels last."""
@@ -32,12 +109,14 @@ def article(words):
 
 
 def caption(row, rng):
-    """A way to ask for a picture: its thing, two times in three with its style."""
-    thing = rng.choice([row["words"], article(row["words"])])
+    """A way to ask for a picture: its thing, two times in three with its style. Also whether the style is left open."""
+    words = rng.choice([row["words"], *OTHER_NAMES.get(row["concept"], [])])
+    thing = rng.choice([words, article(words)])
     if rng.random() < 1 / 3:
-        return thing
+        return thing, True
     phrase = rng.choice(STYLES[row["style"]])
-    return rng.choice([f"{thing}, {phrase}", f"{phrase} {row['words']}", f"{thing} in {phrase} style", f"{thing}, {phrase} emoji"])
+    styled = [f"{thing}, {phrase}", f"{phrase} {words}", f"{thing} in {phrase} style", f"{thing}, {phrase} emoji"]
+    return rng.choice(styled), False
 
 
 def order(items, seed, epoch):

@@ -1,13 +1,14 @@
 """Stage 3: the UNet, from captions to latents.
 
-    python unet.py DATA OUT [--steps N] [--threads N]
+    python unet.py DATA OUT [--steps N] [--threads N] [--start MODEL]
 
 Needs OUT/model/vae, tokenizer and text_encoder of the stages before, all frozen. Writes OUT/unet.pt (checkpoint; the same command
-goes on from it), OUT/unet.png (samples of captions whose pair of thing and style was never shown) and, at the end, OUT/model/unet
+goes on from it; without one, MODEL/unet is where it begins, if given), OUT/unet.png (samples of captions whose pair of thing and style was never shown) and, at the end, OUT/model/unet
 and OUT/model/scheduler in diffusers' layout.
 
 It predicts velocities (Salimans and Ho 2022), weighted as min-SNR with 5 (Hang 2023); a tenth of the captions are empty, for
-classifier-free guidance. Latents and hidden states of all captions are computed once.
+classifier-free guidance. Only things of concepts.txt are shown, those that people ask for. Latents and hidden states of all
+captions are computed once.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -30,7 +32,7 @@ CONFIG = dict(
     out_channels=4,
     down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
     up_block_types=["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    block_out_channels=[64, 128, 192],
+    block_out_channels=[64, 128, 160],
     layers_per_block=1,
     cross_attention_dim=256,
     attention_head_dim=4,  # the number of heads, as in Stable Diffusion 1.x
@@ -40,7 +42,7 @@ SCHEDULE = dict(
     beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, clip_sample=False,
     set_alpha_to_one=False, steps_offset=1, prediction_type="v_prediction",
 )
-CAPTIONS = 6  # drawn for each picture, once
+CAPTIONS = 8  # drawn for each picture, once
 EMPTY = 0.1
 SHOWN = [
     "a red apple, glossy 3d", "a cat face, flat", "a rocket, blob", "a rose, black and white", "an owl, simple",
@@ -83,17 +85,23 @@ def latents_of(pictures, vae, path):
     return latents
 
 
-def loss_of(unet, schedule, latents, texts, generator):
-    count = len(latents)
+def loss_of(predict, schedule, latents, texts, generator):
     noise = torch.randn(latents.shape, generator=generator)
-    steps = torch.randint(0, 1000, (count,), generator=generator)
+    steps = torch.randint(0, 1000, (len(latents),), generator=generator)
     noisy = schedule.add_noise(latents, noise, steps).contiguous(memory_format=torch.channels_last)
     wanted = schedule.get_velocity(latents, noise, steps)
-    found = unet(noisy, steps, encoder_hidden_states=texts).sample
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = predict(noisy, steps, texts).float()
     power = schedule.alphas_cumprod[steps]
     signal_to_noise = power / (1 - power)
     weight = signal_to_noise.clamp(max=5) / (signal_to_noise + 1)
     return (weight * (found - wanted).pow(2).mean((1, 2, 3))).mean() / weight.mean()
+
+
+def chosen(pictures, indices):
+    """Those of the indices whose thing is in concepts.txt."""
+    wanted = set((Path(__file__).parent / "concepts.txt").read_text().split())
+    return [index for index in indices if pictures.rows[index]["concept"] in wanted]
 
 
 def pipeline(model, unet, vae, texts):
@@ -118,8 +126,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=40_000)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--start", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -129,23 +138,35 @@ def main():
     vae, texts = AutoencoderKL.from_pretrained(model / "vae").eval(), Texts(model)
     latents = latents_of(pictures, vae, options.out / "latents.pt")
     rng = random.Random(1)
-    captions = [[caption(row, rng) for _ in range(CAPTIONS)] for row in pictures.rows]
-    unet = UNet2DConditionModel(**CONFIG).to(memory_format=torch.channels_last)
+    captions = [[caption(row, rng)[0] for _ in range(CAPTIONS)] for row in pictures.rows]
+    begin = UNet2DConditionModel.from_pretrained(options.start / "unet", torch_dtype=torch.float32) if options.start else (
+        UNet2DConditionModel(**CONFIG))
+    unet = begin.to(memory_format=torch.channels_last)
+    unet.set_attn_processor(AttnProcessor())  # its backward pass is twice as fast on a CPU
+    items = chosen(pictures, pictures.train)
+    print(f"{len(items)} pictures")
     print(f"{sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M weights", flush=True)
     schedule = DDIMScheduler(**SCHEDULE)
-    stage = Stage(options.out / "unet.pt", {"unet": unet}, peak=4e-4, steps=options.steps, decay=0.9995)
-    begun, first = time.time(), stage.step
+    stage = Stage(options.out / "unet.pt", {"unet": unet}, peak=6e-4, steps=options.steps, decay=0.999)
+    begun, first, losses = time.time(), stage.step, []
     while stage.step < options.steps:
         draw = random.Random(stage.step)
-        indices = batch_of(pictures.train, 3, stage.step, options.batch)
-        chosen = [draw.choice(captions[index]) if draw.random() >= EMPTY else "" for index in indices]
+        indices = batch_of(items, 3, stage.step, options.batch)
+        asked = [draw.choice(captions[index]) if draw.random() >= EMPTY else "" for index in indices]
         # A mirrored letter is no letter, but an emoji has few of them.
         clean = torch.stack([latents[index, draw.randrange(2)] for index in indices]).float()
-        stage.learn(loss_of(unet, schedule, clean, texts(chosen), torch.Generator().manual_seed(stage.step)))
+        hidden = texts(asked)
+        loss = loss_of(
+            lambda noisy, steps, texts: unet(noisy, steps, encoder_hidden_states=texts).sample,
+            schedule, clean, hidden, torch.Generator().manual_seed(stage.step),
+        )
+        stage.learn(loss)
+        losses.append(loss.item())
         if stage.step % 100 == 0:
             speed = (stage.step - first) * options.batch / (time.time() - begun)
-            print(f"{stage.step}/{options.steps}  {speed:.1f} pictures/s", flush=True)
-        if stage.step % 1000 == 0:
+            mean = sum(losses[-100:]) / len(losses[-100:])
+            print(f"{stage.step}/{options.steps}  loss {mean:.4f}  {speed:.1f} pictures/s", flush=True)
+        if stage.step % 500 == 0:
             stage.save()
             ahead = UNet2DConditionModel(**CONFIG)
             ahead.load_state_dict(stage.means["unet"].weights)

@@ -3,8 +3,7 @@
     python vae.py DATA OUT [--steps N] [--threads N]
 
 Writes OUT/vae.pt (checkpoint; the same command goes on from it), OUT/vae.png (above pictures that it never saw, below
-what it gives back) and, at the end, OUT/model/vae in diffusers' layout, with the scaling factor that brings the latents to
-a deviation of 1.
+what it gives back) and, at the end, OUT/model/vae in diffusers' layout, its latents standardized so that the scaling factor is 1.
 """
 
 import argparse
@@ -27,6 +26,7 @@ CONFIG = dict(
     layers_per_block=1,
     latent_channels=4,
     norm_num_groups=16,
+    scaling_factor=1.0,
     sample_size=64,
     mid_block_add_attention=False,
 )
@@ -38,12 +38,13 @@ def gradients(xs):
 
 
 def loss_of(vae, pixels, generator):
-    posterior = vae.encode(pixels).latent_dist
-    latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)
-    out = vae.decode(latents).sample
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        posterior = vae.encode(pixels).latent_dist
+        latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)
+        out = vae.decode(latents).sample.float()
     edges = sum(F.l1_loss(a, b) for a, b in zip(gradients(out), gradients(pixels)))
     halves = F.l1_loss(F.avg_pool2d(out, 4), F.avg_pool2d(pixels, 4))
-    return F.l1_loss(out, pixels) + F.mse_loss(out, pixels) + edges + halves + 1e-4 * posterior.kl().mean() / 256
+    return F.l1_loss(out, pixels) + F.mse_loss(out, pixels) + edges + halves + 1e-4 * posterior.kl().float().mean() / 256
 
 
 @torch.no_grad()
@@ -56,11 +57,25 @@ def sheet(vae, pictures, path, count=12):
     return float(10 * torch.log10(4 / F.mse_loss(out, pixels)))
 
 
+@torch.no_grad()
+def standardize(vae, pictures):
+    """Latents of mean 0 and deviation 1 in every channel, by the two 1x1 convolutions at the middle; what comes out stays the same."""
+    chosen = pictures.train[:: len(pictures.train) // 2048]
+    means = torch.cat([vae.encode(pictures[chosen[i : i + 64]]).latent_dist.mean for i in range(0, len(chosen), 64)])
+    shift, scale = means.mean((0, 2, 3)), means.std((0, 2, 3))
+    count = len(shift)
+    vae.post_quant_conv.bias += vae.post_quant_conv.weight[:, :, 0, 0] @ shift
+    vae.post_quant_conv.weight *= scale[None, :, None, None]
+    vae.quant_conv.bias[:count] = (vae.quant_conv.bias[:count] - shift) / scale
+    vae.quant_conv.weight[:count] /= scale[:, None, None, None]
+    vae.quant_conv.bias[count:] -= 2 * scale.log()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=12_000)
+    parser.add_argument("--steps", type=int, default=2_200)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
@@ -69,7 +84,7 @@ def main():
     pictures = Pictures(options.data)
     vae = AutoencoderKL(**CONFIG).to(memory_format=torch.channels_last)
     print(f"{sum(p.numel() for p in vae.parameters()) / 1e6:.2f} M weights", flush=True)
-    stage = Stage(options.out / "vae.pt", {"vae": vae}, peak=1e-3, steps=options.steps, decay=0.998)
+    stage = Stage(options.out / "vae.pt", {"vae": vae}, peak=1.5e-3, steps=options.steps, decay=0.998)
     begun, first = time.time(), stage.step
     while stage.step < options.steps:
         generator = torch.Generator().manual_seed(stage.step)
@@ -86,9 +101,7 @@ def main():
             print(f"held out: {sheet(vae, pictures, options.out / 'vae.png'):.2f} dB", flush=True)
     vae = stage.with_means()["vae"]
     print(f"held out, running mean: {sheet(vae, pictures, options.out / 'vae.png'):.2f} dB")
-    with torch.no_grad():
-        means = [vae.encode(pictures[pictures.train[i : i + 64]]).latent_dist.mean for i in range(0, 2048, 64)]
-    vae.register_to_config(scaling_factor=round(1 / float(torch.cat(means).std()), 5))
+    standardize(vae, pictures)
     vae.save_pretrained(options.out / "model" / "vae")
 
 

@@ -1,0 +1,130 @@
+"""Stage 5: the ControlNet, from edges or a silhouette to where things are. The UNet is frozen.
+
+    python controlnet.py DATA OUT [--steps N] [--threads N]
+
+Needs OUT/model of the stages before. Writes OUT/controlnet.pt (checkpoint; the same command goes on from it), OUT/controlnet.png
+(maps, and below them what is painted after them) and, at the end, OUT/controlnet in diffusers' layout.
+
+Two kinds of map, half of the pictures each: OpenCV's Canny edges with thresholds 100 and 200 (white on black), and the filled
+outline (white on black). Zhang et al. 2023, arXiv:2302.05543; three captions in ten are empty, so that the map counts.
+"""
+
+import argparse
+import random
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, StableDiffusionControlNetPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from PIL import Image
+
+from common import Pictures, Stage, batch_of, caption
+from unet import CAPTIONS, SCHEDULE, Texts, chosen, latents_of, loss_of, pipeline
+
+EMPTY = 0.3
+WHITE = 245
+
+
+def canny(picture):
+    """[64, 64, 3] bytes to [64, 64] of 0 and 255."""
+    return cv2.Canny(picture, 100, 200)
+
+
+def silhouette(picture):
+    """What is not the white around the thing, holes filled."""
+    ground = (picture.min(2) >= WHITE).astype(np.uint8)
+    count, parts = cv2.connectedComponents(ground, connectivity=4)
+    border = set(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]).tolist())
+    outside = np.isin(parts, [part for part in range(1, count) if part in border])
+    return np.where(outside, 0, 255).astype(np.uint8)
+
+
+def maps_of(pictures):
+    """Both maps of every picture [n, 2, 64, 64] in bytes."""
+    seen = pictures.bytes.permute(0, 2, 3, 1).contiguous().numpy()
+    return torch.from_numpy(np.stack([np.stack([canny(one), silhouette(one)]) for one in seen]))
+
+
+@torch.no_grad()
+def samples(painter, maps, pictures, path, count=8):
+    """Pairs never shown, half of them by edges and half by silhouettes."""
+    painter.set_progress_bar_config(disable=True)
+    items = chosen(pictures, pictures.held_out)
+    items = items[:: len(items) // count][:count]
+    sheet = Image.new("RGB", (count * 132, 2 * 132), "white")
+    for column, index in enumerate(items):
+        hint = Image.fromarray(maps[index, column % 2].numpy()).convert("RGB")
+        prompt = caption(pictures.rows[index], random.Random(column))[0]
+        picture = painter(
+            prompt, image=hint, num_inference_steps=20, guidance_scale=4.0, generator=torch.Generator().manual_seed(column),
+            height=64, width=64,
+        ).images[0]
+        for row, shown in enumerate((hint, picture)):
+            sheet.paste(shown.resize((128, 128), Image.NEAREST), (column * 132, row * 132))
+    sheet.save(path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--steps", type=int, default=2_000)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    model = options.out / "model"
+    pictures = Pictures(options.data)
+    vae, texts = AutoencoderKL.from_pretrained(model / "vae", torch_dtype=torch.float32).eval(), Texts(model)
+    latents, maps = latents_of(pictures, vae, options.out / "latents.pt"), maps_of(pictures)
+    rng = random.Random(1)
+    captions = [[caption(row, rng)[0] for _ in range(CAPTIONS)] for row in pictures.rows]
+    unet = UNet2DConditionModel.from_pretrained(model / "unet", torch_dtype=torch.float32).requires_grad_(False)
+    # Two strided convolutions, as the VAE makes pixels four times smaller.
+    controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32, 64))
+    for net in (unet, controlnet):
+        net.set_attn_processor(AttnProcessor())
+        net.to(memory_format=torch.channels_last)
+    print(f"{sum(p.numel() for p in controlnet.parameters()) / 1e6:.2f} M weights", flush=True)
+    items = chosen(pictures, pictures.train)
+    schedule = DDIMScheduler(**SCHEDULE)
+    stage = Stage(options.out / "controlnet.pt", {"controlnet": controlnet}, peak=4e-4, steps=options.steps, decay=0.998)
+    painter = StableDiffusionControlNetPipeline(**pipeline(model, unet, vae, texts).components, controlnet=controlnet)
+    begun, first, losses = time.time(), stage.step, []
+    while stage.step < options.steps:
+        draw = random.Random(stage.step)
+        asked, hints, clean = [], [], []
+        for index in batch_of(items, 5, stage.step, options.batch):
+            mirrored, kind = draw.randrange(2), draw.randrange(2)
+            asked.append(draw.choice(captions[index]) if draw.random() >= EMPTY else "")
+            hints.append(maps[index, kind].flip(1) if mirrored else maps[index, kind])
+            clean.append(latents[index, mirrored])
+        hint = torch.stack(hints)[:, None].float().div(255).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+
+        def predict(noisy, steps, hidden):
+            down, mid = controlnet(noisy, steps, hidden, hint, return_dict=False)
+            return unet(
+                noisy, steps, hidden, down_block_additional_residuals=down, mid_block_additional_residual=mid, return_dict=False
+            )[0]
+
+        loss = loss_of(predict, schedule, torch.stack(clean).float(), texts(asked), torch.Generator().manual_seed(stage.step))
+        stage.learn(loss)
+        losses.append(loss.item())
+        if stage.step % 100 == 0:
+            speed = (stage.step - first) * options.batch / (time.time() - begun)
+            mean = sum(losses[-100:]) / len(losses[-100:])
+            print(f"{stage.step}/{options.steps}  loss {mean:.4f}  {speed:.1f} pictures/s", flush=True)
+        if stage.step % 500 == 0:
+            stage.save()
+            samples(painter, maps, pictures, options.out / "controlnet.png")
+    stage.with_means()
+    samples(painter, maps, pictures, options.out / "controlnet.png")
+    controlnet.save_pretrained(options.out / "controlnet")
+
+
+if __name__ == "__main__":
+    main()
