@@ -3,6 +3,7 @@
 //! ```sh
 //! cargo run --release --example image_to_image -- MODEL IN.png "a watercolour of a cat" 0.6 out.png [MASK.png]
 //! ```
+//! For a first try: `weights/mini docs/images/mini/style-glossy.png "a banana" 0.7 out.png`.
 
 use impasto::device::{Backend, Precision};
 use impasto::diffusion::sampler::Sampler;

@@ -3,7 +3,7 @@
 //! Euler's method written out, with guidance that fades towards the end.
 //!
 //! ```sh
-//! cargo run --release --example sampler_loop -- MODEL "a lighthouse" out.png
+//! cargo run --release --example sampler_loop -- weights/mini "a lighthouse" out.png
 //! ```
 
 use candle_core::{DType, Device, Tensor};
@@ -35,13 +35,15 @@ fn main() -> Result<()> {
     let text = encoder.forward(&Tensor::new(vec![nothing, prompt], &cpu)?, None)?;
 
     let (json, weights) = model.part(Part::Unet)?;
+    // The size it was trained on, in latents.
+    let side = json["sample_size"].as_u64().unwrap_or(64) as usize;
     let unet = Unet::new(&UnetConfig::from_json(&json)?, weights.var_builder(DType::F32, &cpu))?;
     let context = unet.context(&text, &[])?;
 
     let scheduler = SchedulerConfig::from_json(&model.scheduler()?)?;
     let schedule = Schedule::new(Sampler::Euler, &scheduler, 20, Sigmas::Karras)?;
     let denoiser = Denoiser::new(&scheduler);
-    let mut xs = schedule.start(&TorchRng::new(42).normal(&[1, 4, 32, 32])?)?;
+    let mut xs = schedule.start(&TorchRng::new(42).normal(&[1, 4, side, side])?)?;
     for at in schedule.evaluations() {
         let scale = 7.5 - 4.0 * at.index as f64 / at.total as f64;
         let clean = denoiser.denoise(&xs, at, |xs, timestep| {

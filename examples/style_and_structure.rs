@@ -3,8 +3,8 @@
 //! ```sh
 //! cargo run --release --example style_and_structure -- MODEL IP_ADAPTER IMAGE_ENCODER CONTROLNET STYLE STRUCTURE out.png
 //! ```
-//! For a first try: `tests/fixtures/tiny/{model,ip-adapter-plus.safetensors,image_encoder,controlnet}` and
-//! `tests/fixtures/pictures/input/{painting.png,rocket.jpg}`.
+//! For a first try: `weights/mini weights/mini/{ip-adapter.safetensors,image_encoder,controlnet}` and
+//! `docs/images/mini/{style-stencil.png,shape-heart.png}`.
 
 use impasto::control::Preprocessor;
 use impasto::device::{Backend, Precision};

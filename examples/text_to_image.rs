@@ -1,9 +1,9 @@
 //! A prompt to a picture.
 //!
 //! ```sh
-//! cargo run --release --example text_to_image -- MODEL "a lighthouse, oil painting" out.png
+//! cargo run --release --example text_to_image -- weights/mini "an owl, glossy 3d" out.png
 //! ```
-//! MODEL is a diffusers folder or a single-file checkpoint; `tests/fixtures/tiny/model` is a tiny one to try it with.
+//! The first argument is a diffusers folder or a single-file checkpoint; `weights/mini` is the small one of this repository.
 #![allow(clippy::print_stderr)]
 
 use impasto::device::{Backend, Precision};

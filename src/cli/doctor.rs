@@ -2,7 +2,7 @@
 
 use super::{Printer, machine, nets};
 use impasto::device::Backend;
-use impasto::weights::Cache;
+use impasto::weights::{Cache, bundled};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -30,6 +30,8 @@ struct Report {
     simd: Vec<&'static str>,
     cache: Option<PathBuf>,
     offline: bool,
+    /// The model that needs no fetching.
+    bundled: &'static str,
     models: Vec<nets::Known>,
     available_memory_bytes: Option<u64>,
     free_disk_bytes: Option<u64>,
@@ -46,6 +48,7 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
         threads: rayon::current_num_threads(),
         simd: machine::simd(),
         offline: offline(),
+        bundled: bundled::NAME,
         models: cache.as_ref().map_or_else(|| Ok(Vec::new()), nets::known)?,
         available_memory_bytes: machine::available_memory(),
         free_disk_bytes: cache.as_ref().and_then(|cache| machine::free_disk(cache.root())),
@@ -92,7 +95,10 @@ fn offline() -> bool {
 
 fn next(report: &Report) -> Vec<String> {
     const NEEDED: u64 = 6 << 30;
-    let mut next = Vec::new();
+    let mut next = vec![
+        "`impasto generate --model mini --prompt \"a red apple\" -o apple.png` paints a small picture at once"
+            .to_owned(),
+    ];
     if !report.models.iter().any(|model| model.name.starts_with("sd15") && model.path.is_some()) {
         let step = match (cfg!(feature = "hub"), report.offline) {
             (false, _) => "this program was built without downloads: give checkpoints by path with --model",
@@ -130,6 +136,7 @@ fn print(report: &Report, printer: &Printer) -> anyhow::Result<()> {
     if let Some(cache) = &report.cache {
         printer.line(format_args!("models   {} ({} free)", cache.display(), bytes(report.free_disk_bytes)))?;
     }
+    printer.line(format_args!("         {}: part of the program", report.bundled))?;
     for model in &report.models {
         let state = if model.path.is_some() { "here" } else { "not here" };
         printer.line(format_args!("         {}: {state}", model.name))?;

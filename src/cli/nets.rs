@@ -2,7 +2,7 @@
 //! one that is not here yet is fetched.
 
 use super::{Printer, weights};
-use impasto::weights::{Cache, Manifest};
+use impasto::weights::{Cache, Manifest, bundled};
 use impasto::{Error, Result};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,9 @@ pub(crate) fn variant(net: &Path) -> Result<Option<String>> {
 
 /// The path of a net given by name or path.
 pub(crate) fn locate(flag: &str, net: &Path, printer: &Printer) -> anyhow::Result<PathBuf> {
+    if let Some(path) = bundled::locate(net)? {
+        return Ok(path);
+    }
     let Some(manifest) = named(net)? else {
         return if net.exists() { Ok(net.to_path_buf()) } else { Err(missing(flag, net).into()) };
     };
@@ -38,7 +41,7 @@ pub(crate) fn locate(flag: &str, net: &Path, printer: &Printer) -> anyhow::Resul
 
 /// Checks that a net is one that has a name, or a path that exists.
 pub(crate) fn check(flag: &str, net: &Path) -> Result<()> {
-    if net.exists() || named(net)?.is_some() { Ok(()) } else { Err(missing(flag, net)) }
+    if net.exists() || bundled::is_one(net) || named(net)?.is_some() { Ok(()) } else { Err(missing(flag, net)) }
 }
 
 fn missing(flag: &str, net: &Path) -> Error {

@@ -2,11 +2,12 @@
 
 use super::Printer;
 use impasto::Error;
+use impasto::weights::manifest::Kind;
 use impasto::weights::verify::Verdict;
-use impasto::weights::{Cache, Manifest};
+use impasto::weights::{Cache, Manifest, bundled};
 use indicatif::DecimalBytes;
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Arguments of `impasto weights`.
 #[derive(Debug, clap::Args)]
@@ -51,7 +52,10 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
         Command::Pull { names, update } => pull(names, *update, printer),
         Command::Verify { names } => verify(names, printer),
         Command::Path { name } => {
-            let path = Manifest::find(name)?.require(&Cache::from_env()?)?;
+            let path = match bundled::locate(Path::new(name))? {
+                Some(path) => path,
+                None => Manifest::find(name)?.require(&Cache::from_env()?)?,
+            };
             printer.line(path.display())
         }
     }
@@ -61,8 +65,21 @@ fn list(json: bool, printer: &Printer) -> anyhow::Result<()> {
     let cache = Cache::from_env()?;
     let manifests = Manifest::all()?;
     let width = manifests.iter().map(|manifest| manifest.name.len()).max().unwrap_or(0);
-    if !json {
+    let (name, licence, summary) = (bundled::NAME, bundled::LICENCE, bundled::SUMMARY);
+    if json {
+        printer.json(&json!({
+            "name": name,
+            "kind": Kind::Model,
+            "summary": summary,
+            "licence": licence,
+            "bytes": bundled::bytes(),
+            "bundled": true,
+            "path": bundled::unpacked(),
+        }))?;
+    } else {
         printer.line(format_args!("{:width$}  {:8}  {:4}  {:22}  WHAT", "NAME", "SIZE", "HERE", "LICENCE"))?;
+        let size = DecimalBytes(bundled::bytes()).to_string();
+        printer.line(format_args!("{name:width$}  {size:8}  {:4}  {licence:22}  {summary}", "yes"))?;
     }
     for manifest in &manifests {
         let here = manifest.locate(&cache);
@@ -95,11 +112,20 @@ fn list(json: bool, printer: &Printer) -> anyhow::Result<()> {
 
 fn pull(names: &[String], update: bool, printer: &Printer) -> anyhow::Result<()> {
     // All names first: a typing error in the last must not show after an hour of download.
+    let (within, names) = split(names);
     let manifests = names.iter().map(|name| Manifest::find(name)).collect::<Result<Vec<_>, Error>>()?;
+    for path in within.iter().map(|name| bundled::locate(Path::new(name))) {
+        printer.line(path?.unwrap_or_default().display())?;
+    }
     for manifest in &manifests {
         printer.line(fetch(manifest, update, printer)?.display())?;
     }
     Ok(())
+}
+
+/// The names of the model in the program, and those of models to fetch.
+fn split(names: &[String]) -> (Vec<&String>, Vec<&String>) {
+    names.iter().partition(|name| bundled::is_one(Path::new(name)))
 }
 
 /// Fetches a model, with what and how much it is said before.
@@ -138,21 +164,27 @@ pub(crate) fn fetch(manifest: &Manifest, _: bool, _: &Printer) -> anyhow::Result
 
 fn verify(names: &[String], printer: &Printer) -> anyhow::Result<()> {
     let cache = Cache::from_env()?;
+    let (within, wanted) = split(names);
     let manifests = if names.is_empty() {
         Manifest::all()?.into_iter().filter(|manifest| manifest.locate(&cache).is_some()).collect()
     } else {
-        names.iter().map(|name| Manifest::find(name)).collect::<Result<Vec<_>, Error>>()?
+        wanted.iter().map(|name| Manifest::find(name)).collect::<Result<Vec<_>, Error>>()?
     };
-    if manifests.is_empty() {
+    let mut found = Vec::new();
+    if !within.is_empty() || (names.is_empty() && bundled::unpacked().is_some()) {
+        found.push((bundled::NAME.to_owned(), bundled::verify()));
+    }
+    for manifest in &manifests {
+        let mut bar = printer.bar();
+        found.push((manifest.name.clone(), manifest.verify(&cache, &mut |progress| bar.report(progress))?));
+        bar.clear();
+    }
+    if found.is_empty() {
         printer.note("nothing to verify: no model of `impasto weights list` is here");
     }
     let mut bad = Vec::new();
-    for manifest in &manifests {
-        let mut bar = printer.bar();
-        let verdicts = manifest.verify(&cache, &mut |progress| bar.report(progress))?;
-        bar.clear();
+    for (name, verdicts) in &found {
         for (path, verdict) in verdicts {
-            let name = &manifest.name;
             match verdict {
                 Verdict::Sound => printer.line(format_args!("{name}  {path}  ok"))?,
                 Verdict::Unknown { found } => {

@@ -26,6 +26,7 @@ macro_rules! built_in {
 
 /// The presets that are part of the program. A new file in `pipelines/` is one word here.
 const BUILT_IN: &[(&str, &str)] = built_in![
+    "mini",
     "sd15",
     "sd15-fp16",
     "sd15-style",

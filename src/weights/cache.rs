@@ -24,7 +24,6 @@ impl Cache {
     /// # Errors
     /// When none of these is set and there is no home folder.
     pub fn from_env() -> Result<Self> {
-        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         if let Some(root) = set("HF_HUB_CACHE").or_else(|| set("HUGGINGFACE_HUB_CACHE")) {
             return Ok(Self::new(root));
         }
@@ -61,14 +60,21 @@ impl Cache {
     }
 }
 
+fn set(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// Where programs keep what they can make again: `XDG_CACHE_HOME`, else `~/.cache`.
+pub(crate) fn caches() -> Option<PathBuf> {
+    set("XDG_CACHE_HOME").or_else(|| Some(std::env::home_dir()?.join(".cache")))
+}
+
 /// Where Hugging Face tools keep what is theirs: `HF_HOME`, else `~/.cache/huggingface`.
 pub(crate) fn home() -> Result<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(home) = set("HF_HOME") {
         return Ok(home);
     }
-    let caches = set("XDG_CACHE_HOME").or_else(|| Some(std::env::home_dir()?.join(".cache")));
-    match caches {
+    match caches() {
         Some(caches) => Ok(caches.join("huggingface")),
         None => Err(Error::usage("HF_HOME", "there is no home folder to keep models in")
             .with_hint("set HF_HOME to a folder for downloaded models")),

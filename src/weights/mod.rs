@@ -2,6 +2,7 @@
 //!
 //! Must not know the nets: it hands out named tensors and configurations, whoever builds a net asks by name.
 
+pub mod bundled;
 pub mod cache;
 mod convert;
 mod dump;

@@ -43,6 +43,8 @@ CONTROL = dict(structure="pictures/input/map.png", control="none", control_scale
                controlnet="tiny/controlnet")
 SIZE_OF_INIT = dict(width=None, height=None)
 INPAINT = dict(init="pictures/input/astronaut.png", mask="pictures/input/mask.png", strength=1.0, width=96, height=96)
+# The model that comes with the program, at its preset's settings.
+MINI = dict(model="../../weights/mini", prompt="a red apple, glossy 3d", steps=20, guidance=4.0, width=64, height=64)
 
 PICTURES = {
     "plain": {},
@@ -116,6 +118,11 @@ PICTURES = {
     "inpaint-pndm": INPAINT | dict(strength=0.8, sampler="pndm"),
     "inpaint-lcm": INPAINT | dict(sampler="lcm", steps=4, guidance=1.5),
     "inpaint-9": INPAINT | dict(model="tiny/inpaint", sampler="euler"),
+    "mini": MINI,
+    "mini-style-control": MINI | dict(
+        style=["pictures/input/painting.png"], style_scale=1.0, style_blocks="full", ip_adapter="../../weights/mini/ip-adapter.safetensors",
+        image_encoder="../../weights/mini/image_encoder", controlnet="../../weights/mini/controlnet",
+        structure="pictures/input/coffee.png", control="canny", control_scale=1.0, control_start=0.0, control_end=1.0),
     "inpaint-9-strength": INPAINT | dict(model="tiny/inpaint", strength=0.8, sampler="pndm", steps=10),
 }
 

@@ -1,9 +1,10 @@
 """Stage 2: the tokenizer, and the text and the vision encoder, taught to find each other's picture and caption.
 
-    python clip.py DATA OUT [--steps N] [--threads N]
+    python clip.py DATA OUT [--steps N] [--threads N] [--start MODEL]
 
 Writes OUT/clip.pt (checkpoint; the same command goes on from it) and, at the end, OUT/model/tokenizer, OUT/model/text_encoder
-and OUT/image_encoder in diffusers' layout. Prints how often the concept of a picture that was never shown is the nearest, and
+and OUT/image_encoder in diffusers' layout. With --start the vision encoder of MODEL learns on and the text encoder stays
+what it is, so that what was trained on it stays right. Prints how often the concept of a picture that was never shown is the nearest, and
 among the nearest five, of 200 captions.
 """
 
@@ -132,13 +133,22 @@ def main():
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=1_600)
     parser.add_argument("--batch", type=int, default=96)
+    parser.add_argument("--start", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     pictures = Pictures(options.data)
-    words = tokenizer(pictures.rows, options.out / "model" / "tokenizer")
+    words = tokenizer(pictures.rows, options.out / "model" / "tokenizer") if not options.start else (
+        CLIPTokenizer.from_pretrained(options.start / "tokenizer"))
     net = model(words)
+    if options.start:
+        text = CLIPTextModel.from_pretrained(options.start / "text_encoder", dtype=torch.float32)
+        net.text_model.load_state_dict(getattr(text, "text_model", text).state_dict())
+        net.text_model.requires_grad_(False)
+        vision = CLIPVisionModelWithProjection.from_pretrained(options.start / "image_encoder", dtype=torch.float32)
+        net.vision_model.load_state_dict(vision.vision_model.state_dict())
+        net.visual_projection.load_state_dict(vision.visual_projection.state_dict())
     print(f"{len(words)} words, {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M weights", flush=True)
     stage = Stage(options.out / "clip.pt", {"clip": net}, peak=1e-3, steps=options.steps, weight_decay=0.1)
     begun, first = time.time(), stage.step

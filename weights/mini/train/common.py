@@ -165,11 +165,11 @@ class Mean:
     @torch.no_grad()
     def follow(self, model, step):
         decay = min(self.decay, (1 + step) / (10 + step))
-        for name, value in model.state_dict().items():
-            if value.dtype.is_floating_point:
-                self.weights[name].lerp_(value, 1 - decay)
-            else:
-                self.weights[name].copy_(value)
+        now = model.state_dict()
+        kinds = [name for name, value in now.items() if value.dtype.is_floating_point]
+        torch._foreach_lerp_([self.weights[name] for name in kinds], [now[name] for name in kinds], 1 - decay)
+        for name in now.keys() - set(kinds):
+            self.weights[name].copy_(now[name])
 
 
 class Stage:
@@ -178,7 +178,7 @@ class Stage:
     def __init__(self, path, modules, peak, steps, decay=0.999, weight_decay=0.01):
         self.path, self.modules, self.peak, self.steps = Path(path), modules, peak, steps
         trained = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, lr=peak, betas=(0.9, 0.99), weight_decay=weight_decay)
+        self.optimizer = torch.optim.AdamW(trained, lr=peak, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
         self.means = {name: Mean(module, decay) for name, module in modules.items()}
         self.parameters, self.step = trained, 0
         if self.path.exists():
@@ -211,7 +211,7 @@ class Stage:
             group["lr"] = rate(self.step, self.steps, self.peak)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0, foreach=True)
         self.optimizer.step()
         self.step += 1
         for name, module in self.modules.items():

@@ -1,12 +1,13 @@
 """Stage 5: the ControlNet, from edges or a silhouette to where things are. The UNet is frozen.
 
-    python controlnet.py DATA OUT [--steps N] [--threads N]
+    python controlnet.py DATA OUT [--steps N] [--threads N] [--start MODEL]
 
-Needs OUT/model of the stages before. Writes OUT/controlnet.pt (checkpoint; the same command goes on from it), OUT/controlnet.png
+Needs OUT/model of the stages before. It begins as a copy of the UNet, or with MODEL/controlnet if that is given. Writes
+OUT/controlnet.pt (checkpoint; the same command goes on from it), OUT/controlnet.png
 (maps, and below them what is painted after them) and, at the end, OUT/controlnet in diffusers' layout.
 
-Two kinds of map, half of the pictures each: OpenCV's Canny edges with thresholds 100 and 200 (white on black), and the filled
-outline (white on black). Zhang et al. 2023, arXiv:2302.05543; three captions in ten are empty, so that the map counts.
+Two kinds of map: OpenCV's Canny edges with thresholds 100 and 200 (white on black) for three pictures in four, and the filled outline
+(white on black). Edges are found at 64, 160 and 400 pixels and then made smaller, because that is what becomes of a larger picture. Zhang et al. 2023, arXiv:2302.05543; three captions in ten are empty, so that the map counts.
 """
 
 import argparse
@@ -42,21 +43,30 @@ def silhouette(picture):
     return np.where(outside, 0, 255).astype(np.uint8)
 
 
-def maps_of(pictures):
-    """Both maps of every picture [n, 2, 64, 64] in bytes."""
-    seen = pictures.bytes.permute(0, 2, 3, 1).contiguous().numpy()
-    return torch.from_numpy(np.stack([np.stack([canny(one), silhouette(one)]) for one in seen]))
+def canny_from(picture, side):
+    """The edges of a picture that is larger, in its own size first."""
+    larger = cv2.resize(picture, (side, side), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(Image.fromarray(canny(larger)).resize((64, 64), Image.LANCZOS))
+
+
+def maps_of(pictures, indices):
+    """All maps of some of the pictures [4, 64, 64] in bytes, by index."""
+    found = {}
+    for index in indices:
+        one = pictures.bytes[index].permute(1, 2, 0).contiguous().numpy()
+        found[index] = torch.from_numpy(np.stack([canny(one), silhouette(one), canny_from(one, 160), canny_from(one, 400)]))
+    return found
 
 
 @torch.no_grad()
 def samples(painter, maps, pictures, path, count=8):
-    """Pairs never shown, half of them by edges and half by silhouettes."""
+    """Pairs never shown, by one kind of map after the other."""
     painter.set_progress_bar_config(disable=True)
     items = chosen(pictures, pictures.held_out)
     items = items[:: len(items) // count][:count]
     sheet = Image.new("RGB", (count * 132, 2 * 132), "white")
     for column, index in enumerate(items):
-        hint = Image.fromarray(maps[index, column % 2].numpy()).convert("RGB")
+        hint = Image.fromarray(maps[index][column % 4].numpy()).convert("RGB")
         prompt = caption(pictures.rows[index], random.Random(column))[0]
         picture = painter(
             prompt, image=hint, num_inference_steps=20, guidance_scale=4.0, generator=torch.Generator().manual_seed(column),
@@ -71,8 +81,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=2_000)
+    parser.add_argument("--steps", type=int, default=1_500)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--start", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -80,12 +91,15 @@ def main():
     model = options.out / "model"
     pictures = Pictures(options.data)
     vae, texts = AutoencoderKL.from_pretrained(model / "vae", torch_dtype=torch.float32).eval(), Texts(model)
-    latents, maps = latents_of(pictures, vae, options.out / "latents.pt"), maps_of(pictures)
+    latents = latents_of(pictures, vae, options.out / "latents.pt")
+    maps = maps_of(pictures, chosen(pictures, range(len(pictures.rows))))
     rng = random.Random(1)
     captions = [[caption(row, rng)[0] for _ in range(CAPTIONS)] for row in pictures.rows]
     unet = UNet2DConditionModel.from_pretrained(model / "unet", torch_dtype=torch.float32).requires_grad_(False)
     # Two strided convolutions, as the VAE makes pixels four times smaller.
     controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32, 64))
+    if options.start:
+        controlnet = ControlNetModel.from_pretrained(options.start / "controlnet", torch_dtype=torch.float32)
     for net in (unet, controlnet):
         net.set_attn_processor(AttnProcessor())
         net.to(memory_format=torch.channels_last)
@@ -99,9 +113,9 @@ def main():
         draw = random.Random(stage.step)
         asked, hints, clean = [], [], []
         for index in batch_of(items, 5, stage.step, options.batch):
-            mirrored, kind = draw.randrange(2), draw.randrange(2)
+            mirrored, kind = draw.randrange(2), draw.randrange(4)
             asked.append(draw.choice(captions[index]) if draw.random() >= EMPTY else "")
-            hints.append(maps[index, kind].flip(1) if mirrored else maps[index, kind])
+            hints.append(maps[index][kind].flip(1) if mirrored else maps[index][kind])
             clean.append(latents[index, mirrored])
         hint = torch.stack(hints)[:, None].float().div(255).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 

@@ -1,10 +1,10 @@
 """Stage 4: the IP-Adapter, from a picture of another thing to the style of this one. The UNet is frozen.
 
-    python ip_adapter.py DATA OUT [--steps N] [--threads N]
+    python ip_adapter.py DATA OUT [--steps N] [--threads N] [--start MODEL]
 
 Needs OUT/model and OUT/image_encoder of the stages before. Writes OUT/ip_adapter.pt (checkpoint; the same command goes on from it),
 OUT/ip_adapter.png (rows: reference pictures; columns: captions without a style) and, at the end, OUT/ip-adapter.safetensors in the
-published adapters' names.
+published adapters' names. Begins with MODEL/ip-adapter.safetensors, if given.
 
 The reference shows another thing in the style of the picture that is learned, and the caption says nothing of style: so the adapter
 can only help by telling the style (compare Ye et al. 2023, arXiv:2308.06721, who show the picture itself).
@@ -19,7 +19,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor, IPAdapterAttnProcessor
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionModelWithProjection
 
 from clip import seen as as_seen
@@ -39,7 +39,7 @@ def embeddings_of(pictures, encoder):
     return torch.cat(parts)
 
 
-def attach(unet):
+def attach(unet, start=None):
     """Gives a UNet an adapter that says nothing yet; returns what can be trained, by the published names."""
     torch.manual_seed(0)
     state = {
@@ -60,7 +60,10 @@ def attach(unet):
                 state["ip_adapter"][f"{key}.{what}_ip.weight"] = weight * (what == "to_k")
             places.append((name, key))
             key += 2
-    # Every second attention is one of the two kinds: numbers 1, 3, 5, ... are the published ones.
+    # Numbers 1, 3, 5, ... are the published ones.
+    for name, value in load_file(start).items() if start else ():
+        group, rest = name.split(".", 1)
+        state[group][rest] = value.float()
     unet._load_ip_adapter_weights([state])
     processors = {}
     for name, processor in unet.attn_processors.items():
@@ -116,8 +119,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=2_500)
+    parser.add_argument("--steps", type=int, default=2_000)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--start", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -128,7 +132,8 @@ def main():
     encoder = CLIPVisionModelWithProjection.from_pretrained(options.out / "image_encoder", torch_dtype=torch.float32).eval()
     embeddings = embeddings_of(pictures, encoder)
     unet = UNet2DConditionModel.from_pretrained(model / "unet", torch_dtype=torch.float32).requires_grad_(False)
-    adapter = Adapter(unet, attach(unet)).requires_grad_(True)
+    start = options.start / "ip-adapter.safetensors" if options.start else None
+    adapter = Adapter(unet, attach(unet, start)).requires_grad_(True)
     unet.to(memory_format=torch.channels_last)
     print(f"{sum(p.numel() for p in adapter.parameters()) / 1e6:.2f} M weights", flush=True)
     items = chosen(pictures, pictures.train)

@@ -1,9 +1,10 @@
 """Stage 1: the VAE, 64x64 pixels to 16x16 latents of 4 channels.
 
-    python vae.py DATA OUT [--steps N] [--threads N]
+    python vae.py DATA OUT [--steps N] [--threads N] [--start MODEL]
 
 Writes OUT/vae.pt (checkpoint; the same command goes on from it), OUT/vae.png (above pictures that it never saw, below
 what it gives back) and, at the end, OUT/model/vae in diffusers' layout, its latents standardized so that the scaling factor is 1.
+With --start the decoder of MODEL/vae learns on and the encoder stays what it is, so that what was trained on its latents stays right.
 """
 
 import argparse
@@ -77,12 +78,17 @@ def main():
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=2_200)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--start", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     pictures = Pictures(options.data)
-    vae = AutoencoderKL(**CONFIG).to(memory_format=torch.channels_last)
+    vae = AutoencoderKL.from_pretrained(options.start / "vae", torch_dtype=torch.float32) if options.start else AutoencoderKL(**CONFIG)
+    vae.to(memory_format=torch.channels_last)
+    if options.start:
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
     print(f"{sum(p.numel() for p in vae.parameters()) / 1e6:.2f} M weights", flush=True)
     stage = Stage(options.out / "vae.pt", {"vae": vae}, peak=1.5e-3, steps=options.steps, decay=0.998)
     begun, first = time.time(), stage.step
@@ -101,7 +107,8 @@ def main():
             print(f"held out: {sheet(vae, pictures, options.out / 'vae.png'):.2f} dB", flush=True)
     vae = stage.with_means()["vae"]
     print(f"held out, running mean: {sheet(vae, pictures, options.out / 'vae.png'):.2f} dB")
-    standardize(vae, pictures)
+    if not options.start:
+        standardize(vae, pictures)
     vae.save_pretrained(options.out / "model" / "vae")
 
 

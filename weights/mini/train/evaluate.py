@@ -1,0 +1,228 @@
+"""What the model can do, on pairs of thing and style that it was never shown: prints a table.
+
+    python evaluate.py DATA FOLDER [--count 140] [--sheet SHEET.png]
+
+FOLDER is what export.py made. Seeds are fixed. Painted with 20 steps of DDIM at guidance 4.
+
+Prompt: the vision encoder finds the painted thing among 200, each told by the mean of its real pictures. Style: a small classifier, trained here on real pictures
+and tried on held-out ones first, tells the style of the painted picture; the reference shows another thing in that style, and the
+prompt does not name the style. Structure: F-score of Canny's edges (1 pixel of tolerance) between the picture that the map came from
+and what was painted.
+"""
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+
+from clip import seen as as_seen
+from common import Pictures, article
+from controlnet import canny
+from data import STYLES
+from unet import chosen
+
+STEPS, GUIDANCE, LENGTH = 20, 4.0, 77
+NAMES = list(STYLES)
+
+
+class Painter:
+    """The parts of the exported folder, and one loop that uses them; many pictures at a time."""
+
+    def __init__(self, folder):
+        read = dict(torch_dtype=torch.float32)
+        self.vae = AutoencoderKL.from_pretrained(folder / "vae", **read).eval()
+        self.unet = UNet2DConditionModel.from_pretrained(folder / "unet", **read).eval()
+        self.controlnet = ControlNetModel.from_pretrained(folder / "controlnet", **read).eval()
+        self.text = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval()
+        self.words = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        self.vision = CLIPVisionModelWithProjection.from_pretrained(folder / "image_encoder", dtype=torch.float32).eval()
+        self.scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
+        state = {"image_proj": {}, "ip_adapter": {}}
+        for name, value in load_file(folder / "ip-adapter.safetensors").items():
+            group, rest = name.split(".", 1)
+            state[group][rest] = value.float()
+        self.unet._load_ip_adapter_weights([state])
+
+    def hidden(self, prompts):
+        ids = self.words(prompts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").input_ids
+        return self.text(ids).last_hidden_state
+
+    def embed(self, pixels):
+        return self.vision(as_seen(pixels)).image_embeds
+
+    @torch.no_grad()
+    def paint(self, prompts, seeds, references=None, style_scale=1.0, hints=None):
+        """Pixels in -1..1 [n, 3, 64, 64]. References as pixels, hints as bytes [n, 64, 64]."""
+        parts = []
+        for at in range(0, len(prompts), 32):
+            cut = slice(at, at + 32)
+            some = prompts[cut]
+            hidden = torch.cat([self.hidden([""] * len(some)), self.hidden(some)])
+            images = torch.zeros(len(some), 256) if references is None else self.embed(references[cut])
+            embeds = torch.cat([torch.zeros_like(images), images])[:, None]
+            for processor in self.unet.attn_processors.values():
+                if hasattr(processor, "scale"):
+                    processor.scale = [0.0 if references is None else style_scale]
+            latents = torch.stack([torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in seeds[cut]])
+            self.scheduler.set_timesteps(STEPS)
+            for step in self.scheduler.timesteps:
+                both, more = torch.cat([latents] * 2), {}
+                if hints is not None:
+                    hint = torch.cat([hints[cut]] * 2)[:, None].float().div(255).expand(-1, 3, -1, -1)
+                    down, mid = self.controlnet(both, step, hidden, hint, return_dict=False)
+                    more = dict(down_block_additional_residuals=down, mid_block_additional_residual=mid)
+                found = self.unet(both, step, hidden, added_cond_kwargs={"image_embeds": [embeds]}, **more).sample
+                plain, asked = found.chunk(2)
+                latents = self.scheduler.step(plain + GUIDANCE * (asked - plain), step, latents).prev_sample
+            parts.append(self.vae.decode(latents).sample.clamp(-1, 1))
+        return torch.cat(parts)
+
+
+def classifier(pictures, steps=700, batch=128):
+    """Tells the seven styles apart; learned on what the model learned on. Returns it and its accuracy on held-out pictures."""
+    torch.manual_seed(1)
+    widths = [3, 24, 48, 96, 128]
+    layers = []
+    for before, after in zip(widths, widths[1:]):
+        layers += [torch.nn.Conv2d(before, after, 3, stride=2, padding=1), torch.nn.BatchNorm2d(after), torch.nn.ReLU()]
+    net = torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(widths[-1], len(NAMES)))
+    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3)
+    labels = torch.tensor([NAMES.index(row["style"]) for row in pictures.rows])
+    draw = random.Random(0)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 2e-3 * (1 - step / steps) + 1e-5
+        some = draw.sample(pictures.train, batch)
+        pixels = pictures[some]
+        shift = (draw.randrange(-4, 5), draw.randrange(-4, 5))
+        pixels = torch.roll(pixels, shift, (2, 3)) if step % 2 else pixels.flip(3)
+        # Painted pictures are a little soft: sharpness must not be what tells.
+        if step % 3 == 0:
+            pixels = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        loss = F.cross_entropy(net(pixels), labels[some], label_smoothing=0.05)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    net.eval()
+    with torch.no_grad():
+        right = net(pictures[pictures.held_out]).argmax(1) == labels[pictures.held_out]
+    return net, float(right.float().mean())
+
+
+def edge_f(first, second):
+    """As src/metrics/edges.rs: an edge counts where the other picture has one within a pixel."""
+    if not first.any() and not second.any():
+        return 1.0
+    cross = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
+    precision = (second & (cv2.dilate(first, cross))).sum() / max(1, second.sum())
+    recall = (first & (cv2.dilate(second, cross))).sum() / max(1, first.sum())
+    return 2 * precision * recall / max(1e-9, precision + recall)
+
+
+def bytes_of(pixels):
+    return ((pixels + 1) * 127.5).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--count", type=int, default=140)
+    parser.add_argument("--sheet", type=Path)
+    options = parser.parse_args()
+    pictures, painter = Pictures(options.data), Painter(options.folder)
+    draw = random.Random(7)
+    shown = chosen(pictures, range(len(pictures.rows)))
+    held = chosen(pictures, pictures.held_out)
+    items = draw.sample(held, min(options.count, len(held)))
+    rows = [pictures.rows[index] for index in items]
+    seeds = list(range(len(items)))
+    words = {pictures.rows[index]["concept"]: pictures.rows[index]["words"] for index in shown}
+
+    def ranked(pixels):
+        """The share whose thing is first, and among the first five, of 200."""
+        first = five = 0
+        with torch.no_grad():
+            by_image = F.normalize(painter.embed(pixels), dim=1)
+        for embedded, row in zip(by_image, rows):
+            others = [concept for concept in sorted(words) if concept != row["concept"]]
+            candidates = [row["concept"], *random.Random(row["concept"]).sample(others, 199)]
+            scores = torch.stack([centre_of[concept] for concept in candidates]) @ embedded
+            place = int((scores > scores[0]).sum())
+            first, five = first + (place < 1), five + (place < 5)
+        return first / len(rows), five / len(rows)
+
+    # Where the vision encoder sees each thing: the mean of its real pictures, without the held-out ones.
+    with torch.no_grad():
+        of_concept = {}
+        for at in range(0, len(shown), 64):
+            some = [index for index in shown[at : at + 64] if not pictures.rows[index]["held_out"]]
+            for index, embedded in zip(some, F.normalize(painter.embed(pictures[some]), dim=1)):
+                of_concept.setdefault(pictures.rows[index]["concept"], []).append(embedded)
+        centre_of = {concept: F.normalize(torch.stack(found).mean(0), dim=0) for concept, found in of_concept.items()}
+
+    judge, sure = classifier(pictures)
+    results = {"style classifier on real held-out pictures": sure}
+    results["real held-out pictures, prompt first / first five of 200"] = ranked(pictures[items])
+
+    def style_of(pixels, labels):
+        with torch.no_grad():
+            return float((judge(pixels).argmax(1) == torch.tensor(labels)).float().mean())
+
+    styled = [f"{article(row['words'])}, {STYLES[row['style']][0]}" for row in rows]
+    plain = [article(row["words"]) for row in rows]
+    labels = [NAMES.index(row["style"]) for row in rows]
+    references, maps, edges = [], [], []
+    for row in rows:
+        others = [i for i in pictures.held_out if pictures.rows[i]["style"] == row["style"] and pictures.rows[i]["concept"] != row["concept"]]
+        references.append(draw.choice(others))
+    references = pictures[references]
+    for index in items:
+        edges.append((canny(pictures.bytes[index].permute(1, 2, 0).contiguous().numpy()) > 0).astype(np.uint8))
+    hints = torch.from_numpy(np.stack(edges) * 255)
+
+    def kept(pixels):
+        found = [(canny(one) > 0).astype(np.uint8) for one in bytes_of(pixels)]
+        return float(np.mean([edge_f(first, second) for first, second in zip(edges, found)]))
+
+    alone = painter.paint(styled, seeds)
+    results["prompt, first / first five of 200"] = ranked(alone)
+    results["style named in the prompt"] = style_of(alone, labels)
+    for scale in (0.0, 0.5, 1.0):
+        pixels = painter.paint(plain, seeds, references, scale)
+        results[f"style, scale {scale}"] = style_of(pixels, labels)
+        if scale == 1.0:
+            results["prompt with style picture"] = ranked(pixels)
+            by_style = pixels
+    without = painter.paint(plain, seeds)
+    results["structure without ControlNet"] = kept(without)
+    structured = painter.paint(plain, seeds, None, 0.0, hints)
+    results["structure with ControlNet"] = kept(structured)
+    everything = painter.paint(plain, seeds, references, 1.0, hints)
+    results["both: prompt"] = ranked(everything)
+    results["both: style"] = style_of(everything, labels)
+    results["both: structure"] = kept(everything)
+    for name, value in results.items():
+        shown_value = " / ".join(f"{part:.3f}" for part in value) if isinstance(value, tuple) else f"{value:.3f}"
+        print(f"{name:58} {shown_value}")
+    print(json.dumps(results))
+    if options.sheet:
+        count = min(16, len(items))
+        real = pictures[items[:count]]
+        maps = hints[:count, None].expand(-1, 3, -1, -1).float() / 127.5 - 1
+        lines = [real, alone[:count], references[:count], by_style[:count], maps, structured[:count], everything[:count]]
+        grid = torch.cat([torch.cat(list(line), 2) for line in lines], 1)
+        picture = Image.fromarray(bytes_of(grid[None])[0])
+        picture.resize((picture.width * 2, picture.height * 2), Image.NEAREST).save(options.sheet)
+
+
+if __name__ == "__main__":
+    main()
