@@ -10,7 +10,6 @@ use std::process::ExitCode;
 static MEMORY: impasto::ops::Recycler = impasto::ops::Recycler::new();
 
 fn main() -> ExitCode {
-    impasto::ops::keep_one_heap();
     let (command, printer) = match cli::parse(std::env::args_os()) {
         Ok(parsed) => parsed,
         Err(stop) => return stop.report(),

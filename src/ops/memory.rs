@@ -208,23 +208,6 @@ fn prefer_huge_pages(block: *mut u8, size: usize) {
 #[cfg(not(target_os = "linux"))]
 fn prefer_huge_pages(_: *mut u8, _: usize) {}
 
-/// Has the C library keep one heap instead of several per thread. Each of those grows with whatever its thread did last, so a
-/// process that paints for hours crept upwards. Only glibc has this; elsewhere nothing happens. For a program to call first.
-pub fn keep_one_heap() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    {
-        const M_ARENA_MAX: i32 = -8;
-        // SAFETY: mallopt(3) as the C library declares it.
-        unsafe extern "C" {
-            fn mallopt(parameter: i32, value: i32) -> i32;
-        }
-        // SAFETY: it may be called at any time; a refusal changes nothing.
-        unsafe {
-            mallopt(M_ARENA_MAX, 1);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -28,7 +28,7 @@ pub use activation::{Activation, gelu, quick_gelu, silu};
 pub use attention::attention;
 pub use conv::Conv2d;
 pub use linear::{Embedding, Linear};
-pub use memory::{Recycler, keep_one_heap};
+pub use memory::Recycler;
 pub use modulate::modulate;
 pub use norm::{GroupNorm, LayerNorm};
 pub use pad::{reflect_pad, reflect_pad_backward};
