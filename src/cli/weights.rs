@@ -172,7 +172,7 @@ fn verify(names: &[String], printer: &Printer) -> anyhow::Result<()> {
     };
     let mut found = Vec::new();
     if !within.is_empty() || (names.is_empty() && bundled::unpacked().is_some()) {
-        found.push((bundled::NAME.to_owned(), bundled::verify()));
+        found.push((bundled::NAME.to_owned(), bundled::verify()?));
     }
     for manifest in &manifests {
         let mut bar = printer.bar();
@@ -202,12 +202,14 @@ fn verify(names: &[String], printer: &Printer) -> anyhow::Result<()> {
         }
     }
     bad.dedup();
+    let place =
+        if bad.iter().all(|name| name == bundled::NAME) { bundled::place()? } else { cache.root().to_path_buf() };
     match bad.as_slice() {
         [] => Ok(()),
         bad => Err(Error::remote(bad.join(", "), "files are missing or are not what they should be")
             .with_hint(format!(
-                "delete the wrong files below {}, then `impasto weights pull {}` fetches them anew",
-                cache.root().display(),
+                "delete the wrong files below {}, then `impasto weights pull {}` puts them there anew",
+                place.display(),
                 bad.join(" ")
             ))
             .into()),

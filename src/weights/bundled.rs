@@ -82,9 +82,12 @@ pub fn unpacked() -> Option<PathBuf> {
     place().ok().filter(|folder| is_whole(folder))
 }
 
-/// Hashes the unpacked files, by path. Nothing where it is not unpacked.
-pub fn verify() -> Vec<(String, Verdict)> {
-    let Ok(folder) = place() else { return Vec::new() };
+/// Hashes the unpacked files, by path; those that are not there are missing.
+///
+/// # Errors
+/// When there is no place for them.
+pub fn verify() -> Result<Vec<(String, Verdict)>> {
+    let folder = place()?;
     let expected = |file: &str| SUMS.lines().find_map(|line| line.strip_suffix(file)?.split_whitespace().next());
     let verdict = |file: &str| match std::fs::read(folder.join(file)) {
         Err(_) => Verdict::Missing,
@@ -97,10 +100,14 @@ pub fn verify() -> Vec<(String, Verdict)> {
             }
         }
     };
-    FILES.iter().map(|(file, _)| ((*file).to_owned(), verdict(file))).collect()
+    Ok(FILES.iter().map(|(file, _)| ((*file).to_owned(), verdict(file))).collect())
 }
 
-fn place() -> Result<PathBuf> {
+/// The folder it is unpacked into, whether it is there or not.
+///
+/// # Errors
+/// When there is no place for it.
+pub fn place() -> Result<PathBuf> {
     let caches = cache::caches().ok_or_else(|| {
         Error::usage("XDG_CACHE_HOME", format!("there is no home folder to unpack the model `{NAME}` into"))
             .with_hint("set XDG_CACHE_HOME to a folder that can be written")

@@ -164,6 +164,7 @@ fn it_comes_out_of_the_program_whole() {
     std::fs::write(&unet, "short").unwrap();
     let damaged = with_cache(&place, &["weights", "verify", "mini"]);
     assert!(damaged.code == Some(1) && damaged.stdout.contains("WRONG"), "{}", damaged.stdout);
+    assert!(damaged.stderr.contains(folder.to_str().unwrap()), "{}", damaged.stderr);
     std::fs::remove_file(&out).unwrap();
     let again = paint();
     assert_eq!(again.code, Some(0), "{}", again.stderr);
