@@ -19,6 +19,7 @@ mod presets;
 mod printer;
 mod stylize;
 mod train;
+mod weighted;
 mod weights;
 mod writable;
 

@@ -213,6 +213,30 @@ impl ControlNet {
         }
         let time = self.encoder.time().forward(timestep, None)?;
         let step = Step { time: &time, context: &context.layers };
+        let (mut hidden, skips) = self.encoder.descend(self.enter(xs, context, hint)?, step)?;
+        if let Some(mid) = &self.mid {
+            hidden = mid.forward(&hidden, step)?;
+        }
+        let mut down = Vec::with_capacity(self.down_out.len());
+        for ((conv, skip), &scale) in self.down_out.iter().zip(skips).zip(scales) {
+            down.push(self.finish(conv, &skip, scale)?);
+        }
+        let mid = self.finish(&self.mid_out, &hidden, scales.last().copied().unwrap_or(1.0))?;
+        Ok(Residuals { down, mid })
+    }
+
+    /// The first of the residuals alone, at next to no cost: all that
+    /// [`Unet::forward_shallow`](crate::nets::unet::Unet::forward_shallow) takes of them. It is the same at all timesteps but for `xs`.
+    ///
+    /// # Errors
+    /// When shapes do not fit.
+    pub fn entry(&self, xs: &Tensor, context: &Context, hint: &Tensor, scale: f64) -> Result<Tensor> {
+        let entered = self.enter(xs, context, hint)?;
+        let conv = self.down_out.first().ok_or_else(|| Error::usage("ControlNet", "gives no residuals"))?;
+        self.finish(conv, &entered, scale)
+    }
+
+    fn enter(&self, xs: &Tensor, context: &Context, hint: &Tensor) -> Result<Tensor> {
         let entered = self.encoder.enter(xs, context)?;
         let (hint_batch, _, hint_height, hint_width) = hint.dims4()?;
         let (batch, _, height, width) = entered.dims4()?;
@@ -220,20 +244,12 @@ impl ControlNet {
             let reason = format!("its embedding is {:?}, the latents are {:?}", hint.dims(), xs.dims());
             return Err(Error::usage("structure map", reason).with_hint("the map must have the picture's size"));
         }
-        let (mut hidden, skips) = self.encoder.descend(entered.broadcast_add(hint)?, step)?;
-        if let Some(mid) = &self.mid {
-            hidden = mid.forward(&hidden, step)?;
-        }
-        let finish = |conv: &Conv2d, xs: &Tensor, scale: f64| -> Result<Tensor> {
-            let residual = (conv.forward(xs)? * scale)?;
-            if self.config.global_pool { Ok(residual.mean_keepdim((2, 3))?) } else { Ok(residual) }
-        };
-        let mut down = Vec::with_capacity(self.down_out.len());
-        for ((conv, skip), &scale) in self.down_out.iter().zip(skips).zip(scales) {
-            down.push(finish(conv, &skip, scale)?);
-        }
-        let mid = finish(&self.mid_out, &hidden, scales.last().copied().unwrap_or(1.0))?;
-        Ok(Residuals { down, mid })
+        Ok(entered.broadcast_add(hint)?)
+    }
+
+    fn finish(&self, conv: &Conv2d, xs: &Tensor, scale: f64) -> Result<Tensor> {
+        let residual = (conv.forward(xs)? * scale)?;
+        if self.config.global_pool { Ok(residual.mean_keepdim((2, 3))?) } else { Ok(residual) }
     }
 }
 

@@ -8,7 +8,9 @@ use candle_core::{CpuStorage, CustomOp3, DType, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::activation::exp_f32;
+use super::fresh::zeros;
 use super::product::{Matrix, Target, multiply};
+use super::simd::{Loops, vectorised};
 use crate::error::Result;
 
 /// Scores held at a time off the CPU, in elements: 64 Mi (256 MiB in f32).
@@ -123,7 +125,7 @@ impl CustomOp3 for AttentionKernel {
             candle_core::bail!("attention shapes do not fit: {:?} {:?} {:?}", q.sizes, k.sizes, v.sizes);
         }
         let shape = Shape::from((batch, queries, heads, width));
-        let mut out = vec![0f32; shape.elem_count()];
+        let mut out = zeros(shape.elem_count());
         if out.is_empty() || keys == 0 {
             return Ok((CpuStorage::F32(out), shape));
         }
@@ -135,6 +137,7 @@ impl CustomOp3 for AttentionKernel {
                     let first = block * BLOCK;
                     let rows = out.len() / (heads * width);
                     let scores = &mut scores[..rows * keys];
+                    let mut shares = [0f32; BLOCK];
                     for head in 0..heads {
                         let q_rows = q.starting_at(batch, head, first);
                         let k_rows = k.starting_at(batch, head, 0);
@@ -148,7 +151,7 @@ impl CustomOp3 for AttentionKernel {
                             (&mut *scores, keys),
                             1,
                         );
-                        softmax_rows(scores, keys);
+                        vectorised(Softmax { scores: &mut *scores, keys, shares: &mut shares[..rows] });
                         multiply(
                             Matrix { data: scores, row: keys, column: 1 },
                             Matrix { data: v_rows, row: v.strides[2], column: v.strides[3] },
@@ -158,6 +161,9 @@ impl CustomOp3 for AttentionKernel {
                             (&mut out[head * width..], heads * width),
                             1,
                         );
+                        for (out, &share) in out.chunks_mut(heads * width).zip(&shares) {
+                            out[head * width..][..width].iter_mut().for_each(|value| *value *= share);
+                        }
                     }
                 },
             );
@@ -166,17 +172,44 @@ impl CustomOp3 for AttentionKernel {
     }
 }
 
-/// Turns every row of scores into weights that sum to 1.
-fn softmax_rows(scores: &mut [f32], keys: usize) {
-    for row in scores.chunks_mut(keys) {
-        let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        for score in row.iter_mut() {
-            *score = exp_f32(*score - top);
-        }
-        let total: f64 = row.chunks(256).map(|part| f64::from(part.iter().sum::<f32>())).sum();
-        let inverse = (1.0 / total) as f32;
-        for score in row.iter_mut() {
-            *score *= inverse;
+/// Turns every row of scores into their exponentials, and says what each is to be multiplied by for the sum to be 1.
+struct Softmax<'a> {
+    scores: &'a mut [f32],
+    keys: usize,
+    shares: &'a mut [f32],
+}
+
+/// Running values side by side, so that none waits for the one before.
+const LANES: usize = 16;
+
+impl Loops for Softmax<'_> {
+    #[inline(always)]
+    fn run(self) {
+        for (row, share) in self.scores.chunks_mut(self.keys).zip(self.shares) {
+            let (whole, rest) = row.as_chunks::<LANES>();
+            let mut tops = [f32::NEG_INFINITY; LANES];
+            for scores in whole {
+                for (top, &score) in tops.iter_mut().zip(scores) {
+                    *top = if score > *top { score } else { *top };
+                }
+            }
+            let top = tops.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
+            let mut total = 0f64;
+            for part in row.chunks_mut(16 * LANES) {
+                let (whole, rest) = part.as_chunks_mut::<LANES>();
+                let mut sums = [0f32; LANES];
+                for scores in whole {
+                    for (sum, score) in sums.iter_mut().zip(scores) {
+                        *score = exp_f32(*score - top);
+                        *sum += *score;
+                    }
+                }
+                for score in rest.iter_mut() {
+                    *score = exp_f32(*score - top);
+                }
+                total += f64::from(sums.iter().chain(rest.iter()).sum::<f32>());
+            }
+            *share = (1.0 / total) as f32;
         }
     }
 }

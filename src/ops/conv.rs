@@ -11,14 +11,18 @@ use candle_nn::{Conv2dConfig, VarBuilder};
 use rayon::prelude::*;
 
 use super::direct::Direct;
+use super::floats::Floats;
+use super::fresh::rows_of;
 use super::product::{Matrix, Target, contiguous, multiply};
-use super::winograd::{Winograd, zero_padded};
+use super::upsample::{nearest, upsample_nearest};
+use super::winograd::{NOWHERE, Winograd, zero_padded};
 use crate::error::Result;
 
 /// Patches gathered at a time on the CPU, in elements: 4 Mi (16 MiB) keeps them near the cache.
 const MAX_PATCHES: usize = 4 << 20;
 
-/// A square convolution over `[batch, channels, height, width]`.
+/// A square convolution over `[batch, channels, height, width]`. Weights in half precision are widened for what comes in single
+/// precision on the CPU.
 #[derive(Debug, Clone)]
 pub struct Conv2d {
     framework: candle_nn::Conv2d,
@@ -66,20 +70,60 @@ impl Conv2d {
         self.apply(xs, true)
     }
 
+    /// Convolves, and adds a number to every output channel: `shift [1, out]`.
+    ///
+    /// # Errors
+    /// When the channels do not fit or the picture is smaller than the kernel.
+    pub fn forward_shifted(&self, xs: &Tensor, shift: &Tensor) -> Result<Tensor> {
+        let shift = shift.squeeze(0)?;
+        let bias = match self.framework.bias() {
+            Some(bias) => (bias + shift)?,
+            None => shift,
+        };
+        let &Conv2dConfig { padding, stride, .. } = self.framework.config();
+        Self::from_tensors(self.framework.weight().clone(), Some(bias), stride, padding).forward(xs)
+    }
+
     fn apply(&self, xs: &Tensor, relu: bool) -> Result<Tensor> {
         let (weight, bias) = (self.framework.weight(), self.framework.bias());
         let &Conv2dConfig { padding, stride, .. } = self.framework.config();
         let out = if !xs.device().is_cpu() || xs.dtype() != DType::F32 {
             self.framework.forward(xs)?
         } else if self.is_winograd() {
-            let kernel = WinogradKernel { padding, turned: false, bias: bias.cloned(), relu };
-            return Ok(xs.contiguous()?.apply_op2_no_bwd(&weight.contiguous()?, &kernel)?);
+            let (_, _, height, width) = xs.dims4()?;
+            return self.winograd(xs, (zero_padded(height, padding), zero_padded(width, padding)), relu);
         } else if let Some(bias) = bias {
             xs.contiguous()?.apply_op3_no_bwd(weight, bias, &Conv2dKernel { padding, stride })?
         } else {
             self.framework.forward(xs)?
         };
         Ok(if relu { out.relu()? } else { out })
+    }
+
+    /// Enlarges to `height` by `width`, each pixel taken from the nearest one at or before it, and convolves: the enlarged picture
+    /// is never made on the CPU.
+    ///
+    /// # Errors
+    /// When the channels do not fit.
+    pub fn forward_enlarged(&self, xs: &Tensor, height: usize, width: usize) -> Result<Tensor> {
+        if !xs.device().is_cpu() || xs.dtype() != DType::F32 || !self.is_winograd() {
+            return self.forward(&upsample_nearest(xs, height, width)?);
+        }
+        let (_, _, from_height, from_width) = xs.dims4()?;
+        let padding = self.framework.config().padding;
+        let sources = |from: usize, to: usize| {
+            let nearest = nearest(from, to);
+            let source = |at: u32| if at == NOWHERE { NOWHERE } else { nearest[at as usize] };
+            zero_padded(to, padding).into_iter().map(source).collect()
+        };
+        self.winograd(xs, (sources(from_height, height), sources(from_width, width)), false)
+    }
+
+    /// Convolves with given sources of the padded lines and columns.
+    fn winograd(&self, xs: &Tensor, (rows, columns): (Vec<u32>, Vec<u32>), relu: bool) -> Result<Tensor> {
+        let (weight, bias) = (self.framework.weight(), self.framework.bias());
+        let kernel = WinogradKernel { rows, columns, turned: false, bias: bias.cloned(), relu };
+        Ok(xs.contiguous()?.apply_op2_no_bwd(&weight.contiguous()?, &kernel)?)
     }
 
     /// Whether the kernel is 3 x 3 and visits every pixel.
@@ -101,7 +145,9 @@ impl Conv2d {
             return Err(candle_core::Error::Msg(reason).into());
         }
         if gradient.device().is_cpu() && gradient.dtype() == DType::F32 && self.is_winograd() {
-            let kernel = WinogradKernel { padding: 2 - padding, turned: true, bias: None, relu: false };
+            let (_, _, height, width) = gradient.dims4()?;
+            let (rows, columns) = (zero_padded(height, 2 - padding), zero_padded(width, 2 - padding));
+            let kernel = WinogradKernel { rows, columns, turned: true, bias: None, relu: false };
             return Ok(gradient.contiguous()?.apply_op2_no_bwd(&weight.contiguous()?, &kernel)?);
         }
         if let Some(transposed) = self.transposed.get() {
@@ -116,7 +162,9 @@ impl Conv2d {
 
 /// A 3 x 3 convolution of stride 1 in f32 on the CPU.
 struct WinogradKernel {
-    padding: usize,
+    /// The sources of the padded lines and columns.
+    rows: Vec<u32>,
+    columns: Vec<u32>,
     /// Carries a gradient back.
     turned: bool,
     bias: Option<Tensor>,
@@ -138,7 +186,7 @@ impl CustomOp2 for WinogradKernel {
         let (batch, inputs, height, width) = xs_layout.shape().dims4()?;
         let (first, second, _, _) = weight_layout.shape().dims4()?;
         let (weight_inputs, outputs) = if self.turned { (first, second) } else { (second, first) };
-        let (rows, columns) = (zero_padded(height, self.padding), zero_padded(width, self.padding));
+        let (rows, columns) = (&self.rows, &self.columns);
         if inputs != weight_inputs || rows.len() < 3 || columns.len() < 3 {
             candle_core::bail!(
                 "convolution of {:?} cannot take {:?}",
@@ -150,6 +198,10 @@ impl CustomOp2 for WinogradKernel {
         if let Some(bias) = bias.as_ref().filter(|bias| bias.len() != outputs) {
             candle_core::bail!("{outputs} output channels but {} biases", bias.len());
         }
+        let weight = Floats::of(weight_storage, weight_layout)?;
+        // Turned, an output's taps do not lie together.
+        let wide = self.turned.then(|| weight.whole());
+        let weight = wide.as_deref().map_or(weight, Floats::Single);
         let convolution = Winograd {
             xs: contiguous(xs_storage, xs_layout)?,
             batch,
@@ -157,9 +209,9 @@ impl CustomOp2 for WinogradKernel {
             outputs,
             height,
             width,
-            rows: &rows,
-            columns: &columns,
-            weight: contiguous(weight_storage, weight_layout)?,
+            rows,
+            columns,
+            weight,
             turned: self.turned,
             bias: bias.as_deref(),
             relu: self.relu,
@@ -200,7 +252,8 @@ impl CustomOp3 for Conv2dKernel {
             );
         }
         let xs = contiguous(xs_storage, xs_layout)?;
-        let weight = contiguous(weight_storage, weight_layout)?;
+        let weight = Floats::of(weight_storage, weight_layout)?.whole();
+        let weight = &weight[..];
         let bias = contiguous(bias_storage, bias_layout)?;
         if bias.len() != outputs {
             candle_core::bail!("{outputs} output channels but {} biases", bias.len());
@@ -217,11 +270,10 @@ impl CustomOp3 for Conv2dKernel {
             let direct = Direct { batch, inputs, outputs, height, width, kernel, stride, rows, columns };
             return Ok((CpuStorage::F32(direct.run(xs, weight, false, Some(bias), false)), shape));
         }
-        let mut out = vec![0f32; shape.elem_count()];
+        let mut out = rows_of(bias, batch * outputs, pixels);
         if out.is_empty() {
             return Ok((CpuStorage::F32(out), shape));
         }
-        out.par_chunks_mut(pixels).enumerate().for_each(|(plane, out)| out.fill(bias[plane % outputs]));
 
         let weights = Matrix { data: weight, row: depth, column: 1 };
         if kernel == 1 && self.stride == 1 && self.padding == 0 {
@@ -332,6 +384,33 @@ mod tests {
         let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
         let strided = Conv2d::from_tensors(zeros(&[6, 4, 3, 3]), None, 2, 1);
         assert!(strided.backward(&zeros(&[1, 6, 4, 4])).is_err());
+    }
+
+    #[test]
+    fn an_enlarged_picture_is_convolved_as_if_it_had_been_made() {
+        let random = |shape: &[usize]| Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap();
+        let conv = Conv2d::from_tensors(random(&[6, 4, 3, 3]), Some(random(&[6])), 1, 1);
+        for (from, to) in [((7, 5), (14, 10)), ((7, 5), (13, 9)), ((1, 1), (2, 2)), ((40, 33), (80, 66))] {
+            let xs = random(&[2, 4, from.0, from.1]);
+            let ours = conv.forward_enlarged(&xs, to.0, to.1).unwrap();
+            let theirs = conv.forward(&upsample_nearest(&xs, to.0, to.1).unwrap()).unwrap();
+            assert_eq!(ours.dims(), theirs.dims());
+            let error = (ours - theirs).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(error < 1e-6, "{from:?} {to:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_shift_is_added_to_every_channel() {
+        let random = |shape: &[usize]| Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap();
+        for bias in [None, Some(random(&[6]))] {
+            let conv = Conv2d::from_tensors(random(&[6, 4, 3, 3]), bias, 1, 1);
+            let (xs, shift) = (random(&[2, 4, 9, 8]), random(&[1, 6]));
+            let theirs = conv.forward(&xs).unwrap().broadcast_add(&shift.reshape((1, 6, 1, 1)).unwrap()).unwrap();
+            let ours = conv.forward_shifted(&xs, &shift).unwrap();
+            let error = (ours - theirs).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(error < 1e-5, "{error}");
+        }
     }
 
     #[test]

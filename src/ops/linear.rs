@@ -2,12 +2,13 @@
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Module, Shape, Tensor};
 use candle_nn::VarBuilder;
-use rayon::prelude::*;
 
+use super::floats::Floats;
+use super::fresh::{repeated, zeros};
 use super::product::{Matrix, Target, contiguous, multiply};
 use crate::error::Result;
 
-/// `x W^T + b` over the last axis.
+/// `x W^T + b` over the last axis. Weights in half precision are widened for what comes in single precision on the CPU.
 #[derive(Debug, Clone)]
 pub struct Linear {
     framework: candle_nn::Linear,
@@ -66,10 +67,10 @@ impl LinearKernel {
         bias: Option<&[f32]>,
     ) -> Vec<f32> {
         let rows = dims.iter().rev().skip(1).product::<usize>();
-        let mut out = vec![0f32; rows * outputs];
-        if let Some(bias) = bias {
-            out.par_chunks_mut(outputs).for_each(|row| row.copy_from_slice(bias));
-        }
+        let mut out = match bias {
+            Some(bias) => repeated(bias, rows),
+            None => zeros(rows * outputs),
+        };
         multiply(
             Matrix { data: xs, row: inputs, column: 1 },
             Matrix { data: weight, row: 1, column: inputs },
@@ -107,8 +108,8 @@ impl CustomOp2 for LinearKernel {
         weight_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (outputs, inputs, shape) = Self::check(xs_layout, weight_layout)?;
-        let (xs, weight) = (contiguous(xs, xs_layout)?, contiguous(weight, weight_layout)?);
-        Ok((CpuStorage::F32(Self::run(xs, xs_layout.dims(), weight, (outputs, inputs), None)), shape))
+        let (xs, weight) = (contiguous(xs, xs_layout)?, Floats::of(weight, weight_layout)?.whole());
+        Ok((CpuStorage::F32(Self::run(xs, xs_layout.dims(), &weight, (outputs, inputs), None)), shape))
     }
 }
 
@@ -127,12 +128,12 @@ impl CustomOp3 for LinearKernel {
         bias_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (outputs, inputs, shape) = Self::check(xs_layout, weight_layout)?;
-        let (xs, weight) = (contiguous(xs, xs_layout)?, contiguous(weight, weight_layout)?);
+        let (xs, weight) = (contiguous(xs, xs_layout)?, Floats::of(weight, weight_layout)?.whole());
         let bias = contiguous(bias, bias_layout)?;
         if bias.len() != outputs {
             candle_core::bail!("{outputs} outputs but {} biases", bias.len());
         }
-        Ok((CpuStorage::F32(Self::run(xs, xs_layout.dims(), weight, (outputs, inputs), Some(bias))), shape))
+        Ok((CpuStorage::F32(Self::run(xs, xs_layout.dims(), &weight, (outputs, inputs), Some(bias))), shape))
     }
 }
 

@@ -48,6 +48,39 @@ impl Isa {
     }
 }
 
+/// Loops over slices, branchless and without calls, so that the compiler makes vectors of them.
+pub(super) trait Loops {
+    /// Runs them. Must be `#[inline(always)]`, as all that it calls: it is compiled for each set.
+    fn run(self);
+}
+
+/// Runs loops with the widest instructions of this machine.
+pub(super) fn vectorised(loops: impl Loops) {
+    match Isa::best() {
+        // SAFETY: `best` found the set on this machine.
+        #[cfg(target_arch = "x86_64")]
+        #[allow(unsafe_code)]
+        Isa::Avx512 => unsafe { with_avx512(loops) },
+        // SAFETY: the same.
+        #[cfg(target_arch = "x86_64")]
+        #[allow(unsafe_code)]
+        Isa::Avx2 => unsafe { with_avx2(loops) },
+        Isa::Portable => loops.run(),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn with_avx512(loops: impl Loops) {
+    loops.run();
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn with_avx2(loops: impl Loops) {
+    loops.run();
+}
+
 /// The length of the longest vector.
 pub(super) const MOST_LANES: usize = 16;
 

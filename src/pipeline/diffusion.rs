@@ -13,7 +13,7 @@ use candle_nn::VarBuilder;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::paint::{Control, Initial, Inpaint, MAX_WHOLE, Prepared};
+use super::paint::{Control, Guidance, Initial, Inpaint, MAX_WHOLE, Prepared, Window};
 use super::request::Request;
 use crate::diffusion::denoiser::Denoiser;
 use crate::diffusion::schedule::{Schedule, SchedulerConfig};
@@ -28,6 +28,7 @@ use crate::nets::unet::{Style, Unet, UnetConfig};
 use crate::nets::vae::{Vae, VaeConfig};
 use crate::progress::{OnProgress, Progress, Stage};
 use crate::weights::load::Checkpoint;
+use crate::weights::lora::Lora;
 use crate::weights::model::{self, Model, Part, TokenizerSource};
 
 /// The smallest side of a tile in pixels, for pictures too large for the VAE in one piece.
@@ -38,6 +39,8 @@ const MIN_TILE: usize = 512;
 pub struct ModelPaths {
     /// A diffusers folder or a single-file checkpoint.
     pub model: PathBuf,
+    /// LoRA files, and how strongly each acts (1 as it was trained).
+    pub loras: Vec<(PathBuf, f64)>,
     /// An IP-Adapter file.
     pub ip_adapter: Option<PathBuf>,
     /// The CLIP vision encoder's folder or file.
@@ -54,7 +57,7 @@ impl ModelPaths {
     /// Whether these mean the same checkpoint, whatever the adapters.
     pub fn same_model(&self, other: &Self) -> bool {
         let model = |paths: &Self| (paths.model.clone(), paths.variant.clone(), paths.prediction_type.clone());
-        model(self) == model(other)
+        model(self) == model(other) && self.loras == other.loras
     }
 }
 
@@ -63,6 +66,7 @@ impl ModelPaths {
 pub struct Diffusion {
     paths: ModelPaths,
     model: Model,
+    loras: Vec<(Lora, f64)>,
     device: Device,
     dtype: DType,
     tokenizer: Tokenizer,
@@ -114,6 +118,8 @@ impl Diffusion {
             TokenizerSource::Clip => Tokenizer::clip()?,
             TokenizerSource::OpenClip => Tokenizer::open_clip()?,
         };
+        let open = |(path, scale): &(PathBuf, f64)| Ok((Lora::open(path)?, *scale));
+        let loras = paths.loras.iter().map(open).collect::<Result<_>>()?;
         let at_model = |error: Error| named(error, &paths.model);
         let scheduler = SchedulerConfig::from_json(&model.scheduler()?).map_err(at_model)?;
         let (unet_json, _) = model.part(Part::Unet)?;
@@ -127,6 +133,7 @@ impl Diffusion {
         Ok(Self {
             paths: paths.clone(),
             model,
+            loras,
             device: device.clone(),
             dtype,
             tokenizer,
@@ -221,6 +228,12 @@ impl Diffusion {
             })
             .collect();
         let context = unet.guided(unet.context(text, &styles)?, request.guidance)?;
+        let guidance = if guided {
+            let window = Window { start: request.guidance_start, end: request.guidance_end };
+            Some(Guidance { scale: request.guidance, window, without: context.conditional()? })
+        } else {
+            None
+        };
         drop(styles);
         let text = text.clone();
         self.encoded = self.keep_encoded.then_some(encoded);
@@ -239,7 +252,8 @@ impl Diffusion {
             sampler: request.sampler,
             schedule,
             denoiser: Denoiser::new(&scheduler),
-            guidance: guided.then_some(request.guidance),
+            guidance,
+            fast: request.fast,
             context,
             control,
             initial,
@@ -275,7 +289,7 @@ impl Diffusion {
 
     /// Prompt embeddings `[2, n, width]` under guidance (negative first), else `[1, n, width]`.
     fn encode_text(&self, request: &Request, guided: bool, warnings: &mut Vec<String>) -> Result<Tensor> {
-        let (config, checkpoint) = self.model.part(Part::TextEncoder)?;
+        let (config, checkpoint) = self.part(Part::TextEncoder)?;
         let path = checkpoint.path().to_path_buf();
         let config: ClipTextConfig = parse(config, &path)?;
         let encoder = ClipText::new(&config, checkpoint.var_builder(DType::F32, &self.device))
@@ -318,7 +332,7 @@ impl Diffusion {
         let (config, checkpoint) = model::open_net(encoder_path, Part::ImageEncoder)?;
         let config: ClipVisionConfig = parse(config, encoder_path)?;
         let size = config.image_size;
-        let encoder = ClipVision::new(&config, checkpoint.var_builder(self.dtype, &self.device))
+        let encoder = ClipVision::new(&config, self.builder(checkpoint, self.dtype))
             .map_err(|error| named(error, encoder_path))?;
         let encode = |pixels: &Tensor| {
             let pixels = pixels.to_device(&self.device)?.to_dtype(self.dtype)?;
@@ -400,18 +414,20 @@ impl Diffusion {
         let map = resize::lanczos(&request.control.apply(structure)?, width, height)?;
         let pixels = tensor::to_unit(&map)?.to_device(&self.device)?;
         let net = self.load_controlnet()?;
+        let context = net.context(text)?;
         Ok(Control {
             hint: net.hint(&pixels)?,
-            context: net.context(text)?,
+            without_guidance: if context.batch() == 2 { context.conditional()? } else { context.clone() },
+            context,
             scale: request.control_scale,
-            window: (request.control_start, request.control_end),
+            window: Window { start: request.control_start, end: request.control_end },
             map,
         })
     }
 
     pub(super) fn load_unet(&mut self) -> Result<&Unet> {
         if self.unet.is_none() {
-            let (_, checkpoint) = self.model.part(Part::Unet)?;
+            let (_, checkpoint) = self.part(Part::Unet)?;
             let path = checkpoint.path().to_path_buf();
             let unet = Unet::new(&self.unet_config, self.builder(checkpoint, self.dtype))
                 .map_err(|error| named(error, &path))?;
@@ -446,8 +462,16 @@ impl Diffusion {
         self.vae.as_ref().ok_or_else(|| Error::usage("vae", "is not loaded"))
     }
 
+    /// A part's configuration and its weights, as the LoRAs change them.
+    fn part(&self, part: Part) -> Result<(Value, Checkpoint)> {
+        let (config, weights) = self.model.part(part)?;
+        let weights =
+            self.loras.iter().try_fold(weights, |weights, (lora, scale)| lora.apply(part, weights, *scale))?;
+        Ok((config, weights))
+    }
+
     fn builder(&self, checkpoint: Checkpoint, dtype: DType) -> VarBuilder<'static> {
-        checkpoint.var_builder(dtype, &self.device)
+        checkpoint.lean_var_builder(dtype, &self.device)
     }
 
     pub(super) fn nets(&mut self) -> Result<(&Unet, Option<&ControlNet>)> {

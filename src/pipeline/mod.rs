@@ -2,6 +2,7 @@
 
 mod depth;
 pub mod diffusion;
+pub mod fast;
 pub mod inspect;
 mod measure;
 mod paint;
@@ -15,6 +16,7 @@ pub mod stylize;
 
 pub use depth::open_depth;
 pub use diffusion::{Diffusion, ModelPaths};
+pub use fast::Fast;
 pub use measure::{SuiteOptions, open_suite};
 pub use paint::Prepared;
 pub use perceptual::{default_backbone, open_backbone};

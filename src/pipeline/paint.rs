@@ -4,13 +4,14 @@ use ::image::{GrayImage, RgbImage};
 use candle_core::{DType, Tensor};
 
 use super::diffusion::Diffusion;
+use super::fast::Fast;
 use crate::diffusion::denoiser::Denoiser;
 use crate::diffusion::guidance::guide;
 use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::{Evaluation, Schedule};
 use crate::error::{Error, Result};
 use crate::image::tensor;
-use crate::nets::unet::Context;
+use crate::nets::unet::{Context, Deep};
 use crate::progress::{OnProgress, Progress, Stage};
 use crate::rng::TorchRng;
 
@@ -29,7 +30,9 @@ pub struct Prepared {
     pub(super) sampler: Sampler,
     pub(super) schedule: Schedule,
     pub(super) denoiser: Denoiser,
-    pub(super) guidance: Option<f64>,
+    pub(super) guidance: Option<Guidance>,
+    pub(super) fast: Fast,
+    /// Under guidance a batch of two, the unconditional row first.
     pub(super) context: Context,
     pub(super) control: Option<Control>,
     pub(super) initial: Option<Initial>,
@@ -48,24 +51,39 @@ impl Prepared {
     }
 }
 
+/// Classifier-free guidance, while it lasts.
+#[derive(Debug)]
+pub(super) struct Guidance {
+    pub(super) scale: f64,
+    pub(super) window: Window,
+    /// What the UNet attends to outside of the window: the conditional row alone.
+    pub(super) without: Context,
+}
+
+/// A start and an end as parts of the evaluations.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Window {
+    pub(super) start: f64,
+    pub(super) end: f64,
+}
+
+impl Window {
+    /// Whether an evaluation lies in it; the reference's rule.
+    fn holds(self, at: &Evaluation) -> bool {
+        let total = at.total as f64;
+        at.index as f64 / total >= self.start && (at.index + 1) as f64 / total <= self.end
+    }
+}
+
 /// A ControlNet's part in a picture.
 #[derive(Debug)]
 pub(super) struct Control {
     pub(super) hint: Tensor,
     pub(super) context: Context,
+    pub(super) without_guidance: Context,
     pub(super) scale: f64,
-    /// Start and end as parts of the evaluations.
-    pub(super) window: (f64, f64),
+    pub(super) window: Window,
     pub(super) map: RgbImage,
-}
-
-impl Control {
-    /// Whether the net runs at this evaluation; the reference's rule.
-    fn is_active(&self, at: &Evaluation) -> bool {
-        let total = at.total as f64;
-        let (start, end) = self.window;
-        at.index as f64 / total >= start && (at.index + 1) as f64 / total <= end
-    }
 }
 
 /// A picture to start from.
@@ -142,26 +160,51 @@ impl Diffusion {
         let conditioning = inpaint.and_then(|(_, inpaint)| inpaint.conditioning.as_ref());
         let (unet, controlnet) = self.nets()?;
 
+        let mut deep: Option<Deep> = None;
         let mut denoise = |xs: &Tensor, at: Evaluation| {
             prepared.denoiser.denoise(xs, at, |xs, timestep| {
-                let twice = |xs: &Tensor| match prepared.guidance {
+                let guidance = prepared.guidance.as_ref().filter(|guidance| guidance.window.holds(&at));
+                let context = match (&prepared.guidance, guidance) {
+                    (Some(outside), None) => &outside.without,
+                    _ => &prepared.context,
+                };
+                let twice = |xs: &Tensor| match guidance {
                     Some(_) => Tensor::cat(&[xs, xs], 0),
                     None => Ok(xs.clone()),
                 };
-                let xs = twice(&xs.to_dtype(dtype)?)?;
-                let residuals = match (&prepared.control, controlnet) {
-                    (Some(control), Some(net)) if control.is_active(&at) => {
-                        Some(net.forward(&xs, timestep, &control.context, &control.hint, control.scale)?)
+                let plain = twice(&xs.to_dtype(dtype)?)?;
+                let xs = match conditioning {
+                    Some(conditioning) => Tensor::cat(&[&plain, &twice(&conditioning.to_dtype(dtype)?)?], 1)?,
+                    None => plain.clone(),
+                };
+                let control = match (&prepared.control, controlnet) {
+                    (Some(control), Some(net)) if control.window.holds(&at) => {
+                        let context = if guidance.is_some() { &control.context } else { &control.without_guidance };
+                        Some((control, net, context))
                     }
                     _ => None,
                 };
-                let xs = match conditioning {
-                    Some(conditioning) => Tensor::cat(&[xs, twice(&conditioning.to_dtype(dtype)?)?], 1)?,
-                    None => xs,
+                let kept =
+                    deep.as_ref().filter(|kept| !prepared.fast.is_whole(at.index) && kept.batch() == context.batch());
+                let out = match kept {
+                    Some(deep) => {
+                        let entry = control
+                            .map(|(control, net, context)| net.entry(&plain, context, &control.hint, control.scale));
+                        unet.forward_shallow(&xs, timestep, context, entry.transpose()?.as_ref(), deep)?
+                    }
+                    None => {
+                        let residuals = control.map(|(control, net, context)| {
+                            net.forward(&plain, timestep, context, &control.hint, control.scale)
+                        });
+                        let residuals = residuals.transpose()?;
+                        let (out, kept) = unet.forward_keeping(&xs, timestep, context, residuals.as_ref())?;
+                        deep = (prepared.fast != Fast::None).then_some(kept);
+                        out
+                    }
                 };
-                let out = unet.forward(&xs, timestep, &prepared.context, residuals.as_ref())?.to_dtype(DType::F32)?;
-                match prepared.guidance {
-                    Some(scale) => guide(&out.narrow(0, 0, 1)?, &out.narrow(0, 1, 1)?, scale),
+                let out = out.to_dtype(DType::F32)?;
+                match guidance {
+                    Some(guidance) => guide(&out.narrow(0, 0, 1)?, &out.narrow(0, 1, 1)?, guidance.scale),
                     None => Ok(out),
                 }
             })

@@ -39,6 +39,7 @@ const BUILT_IN: &[(&str, &str)] = built_in![
     "sd15-tile",
     "sd15-openpose",
     "sd15-scribble",
+    "sd15-lcm",
 ];
 
 /// The nets of a preset: names of manifests, or paths.
@@ -48,6 +49,9 @@ pub struct Nets {
     /// The Stable Diffusion checkpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// LoRAs, `NET` or `NET:SCALE`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lora: Vec<String>,
     /// The IP-Adapter that a style picture goes through.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ip_adapter: Option<String>,
@@ -172,6 +176,9 @@ impl Preset {
 impl Nets {
     fn fill_from(&mut self, below: &Self) {
         self.model = self.model.take().or_else(|| below.model.clone());
+        if self.lora.is_empty() {
+            self.lora.clone_from(&below.lora);
+        }
         self.ip_adapter = self.ip_adapter.take().or_else(|| below.ip_adapter.clone());
         self.image_encoder = self.image_encoder.take().or_else(|| below.image_encoder.clone());
         self.depth_model = self.depth_model.take().or_else(|| below.depth_model.clone());
@@ -183,7 +190,7 @@ impl Nets {
     /// Every name and path in it.
     pub fn all(&self) -> impl Iterator<Item = &String> {
         let one = [&self.model, &self.ip_adapter, &self.image_encoder, &self.depth_model];
-        one.into_iter().flatten().chain(self.controlnet.values())
+        one.into_iter().flatten().chain(&self.lora).chain(self.controlnet.values())
     }
 
     // A preset that lies beside its nets names them by paths from its own folder.
@@ -199,6 +206,15 @@ impl Nets {
         let one = [&mut self.model, &mut self.ip_adapter, &mut self.image_encoder, &mut self.depth_model];
         one.into_iter().flatten().for_each(beside);
         self.controlnet.values_mut().for_each(beside);
+        self.lora.iter_mut().for_each(|given| {
+            let (file, scale) = match given.rsplit_once(':') {
+                Some((file, scale)) if scale.parse::<f64>().is_ok() => (file, Some(scale)),
+                _ => (given.as_str(), None),
+            };
+            let mut file = file.to_owned();
+            beside(&mut file);
+            *given = scale.map_or_else(|| file.clone(), |scale| format!("{file}:{scale}"));
+        });
     }
 }
 

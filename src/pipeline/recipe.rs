@@ -74,6 +74,9 @@ pub struct NetNames {
     /// The checkpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// LoRA files with their scales, `FILE:SCALE`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lora: Vec<String>,
     /// The IP-Adapter.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ip_adapter: Option<String>,

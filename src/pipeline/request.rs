@@ -8,6 +8,7 @@ use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Sigmas;
 use crate::error::{Error, Result};
 use crate::nets::ip_adapter::BlockScales;
+use crate::pipeline::fast::Fast;
 
 /// Largest side of a picture, in pixels.
 pub const MAX_SIDE: u32 = 8192;
@@ -54,6 +55,12 @@ pub struct Request {
     pub steps: usize,
     /// Guidance scale; 1 and below runs without the negative prompt.
     pub guidance: f64,
+    /// The part of the steps, 0..1, at which guidance sets in.
+    pub guidance_start: f64,
+    /// The part of the steps, 0..1, after which there is none, at half the work.
+    pub guidance_end: f64,
+    /// Work left out for speed.
+    pub fast: Fast,
     /// Width in pixels, a multiple of 8; by default the given picture's or the model's.
     pub width: Option<u32>,
     /// Height in pixels, a multiple of 8.
@@ -83,6 +90,9 @@ impl Default for Request {
             sigmas: Sigmas::Default,
             steps: 20,
             guidance: 7.5,
+            guidance_start: 0.0,
+            guidance_end: 1.0,
+            fast: Fast::None,
             width: None,
             height: None,
             latents: None,
@@ -102,6 +112,8 @@ impl Request {
             ("--control-start", self.control_start, 0.0..=1.0),
             ("--control-end", self.control_end, 0.0..=1.0),
             ("--guidance", self.guidance, 0.0..=1000.0),
+            ("--guidance-start", self.guidance_start, 0.0..=1.0),
+            ("--guidance-end", self.guidance_end, 0.0..=1.0),
         ];
         for (flag, value, range) in finite {
             if !range.contains(&value) {
@@ -112,9 +124,12 @@ impl Request {
         if !(self.strength > 0.0 && self.strength <= 1.0) {
             return Err(Error::usage("--strength", format!("{} is not above 0 and up to 1", self.strength)));
         }
-        if self.control_start > self.control_end {
-            let reason = format!("{} lies behind --control-end {}", self.control_start, self.control_end);
-            return Err(Error::usage("--control-start", reason));
+        for (what, start, end) in
+            [("control", self.control_start, self.control_end), ("guidance", self.guidance_start, self.guidance_end)]
+        {
+            if start > end {
+                return Err(Error::usage(format!("--{what}-start"), format!("{start} lies behind --{what}-end {end}")));
+            }
         }
         if self.steps == 0 || self.steps > 1000 {
             return Err(Error::usage("--steps", format!("{} is not between 1 and 1000", self.steps)));
@@ -213,6 +228,8 @@ mod tests {
         assert_eq!(refused(&|request| request.height = Some(100_000)), "--height");
         assert_eq!(refused(&|request| request.control_start = 1.5), "--control-start");
         assert_eq!(refused(&|request| (request.control_start, request.control_end) = (0.6, 0.5)), "--control-start");
+        assert_eq!(refused(&|request| (request.guidance_start, request.guidance_end) = (0.6, 0.5)), "--guidance-start");
+        assert_eq!(refused(&|request| request.guidance_end = f64::NAN), "--guidance-end");
         assert_eq!(refused(&|request| request.mask = Some(GrayImage::new(8, 8))), "--mask");
     }
 

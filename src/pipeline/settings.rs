@@ -8,6 +8,7 @@ use crate::diffusion::sampler::Sampler;
 use crate::diffusion::schedule::Sigmas;
 use crate::error::{Error, Result};
 use crate::nets::ip_adapter::BlockScales;
+use crate::pipeline::fast::Fast;
 use crate::pipeline::request::Request;
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +88,18 @@ pub struct Settings {
     #[arg(long, value_name = "F", help_heading = "Sampling")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guidance: Option<f64>,
+    /// The part of the steps after which guidance begins, 0 to 1
+    #[arg(long, value_name = "F", help_heading = "Sampling")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guidance_start: Option<f64>,
+    /// The part of the steps after which guidance ends, 0 to 1: a step without it is half the work
+    #[arg(long, value_name = "F", help_heading = "Sampling")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guidance_end: Option<f64>,
+    /// Sooner, for a picture that is like the exact one: deepcache, deepcache=N (the whole net at every Nth step), none
+    #[arg(long, value_name = "HOW", help_heading = "Sampling")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fast: Option<Fast>,
     /// What the model predicts, where its files do not say: epsilon, v_prediction or sample
     #[arg(long, value_name = "TYPE", help_heading = "Sampling", value_parser = ["epsilon", "v_prediction", "sample"])]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -126,6 +139,9 @@ impl Settings {
             sigmas,
             steps: self.steps.or(below.steps),
             guidance: self.guidance.or(below.guidance),
+            guidance_start: self.guidance_start.or(below.guidance_start),
+            guidance_end: self.guidance_end.or(below.guidance_end),
+            fast: self.fast.or(below.fast),
             prediction_type: self.prediction_type.or_else(|| below.prediction_type.clone()),
             width: self.width.or(below.width),
             height: self.height.or(below.height),
@@ -165,6 +181,9 @@ impl Settings {
         set(&mut request.sigmas, &self.sigmas);
         set(&mut request.steps, &self.steps);
         set(&mut request.guidance, &self.guidance);
+        set(&mut request.guidance_start, &self.guidance_start);
+        set(&mut request.guidance_end, &self.guidance_end);
+        set(&mut request.fast, &self.fast);
         request.clip_skip = self.clip_skip.or(request.clip_skip);
         request.width = self.width.or(request.width);
         request.height = self.height.or(request.height);

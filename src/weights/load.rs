@@ -13,6 +13,7 @@ use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
 
 use super::entry::{Entry, Source};
+use super::lora::Change;
 use super::{dump, safetensors, torch};
 use crate::error::{Error, Result};
 
@@ -29,6 +30,8 @@ pub struct Checkpoint {
     sources: Arc<Vec<Source>>,
     entries: BTreeMap<String, Entry>,
     metadata: Arc<safetensors::Metadata>,
+    /// What is added to tensors when they are read.
+    changes: BTreeMap<String, Vec<Change>>,
 }
 
 #[derive(serde::Deserialize)]
@@ -78,7 +81,13 @@ impl Checkpoint {
             safetensors()?
         };
         let metadata = Arc::new(metadata);
-        Ok(Self { path: path.to_path_buf(), sources: Arc::new(vec![source]), entries, metadata })
+        Ok(Self {
+            path: path.to_path_buf(),
+            sources: Arc::new(vec![source]),
+            entries,
+            metadata,
+            changes: BTreeMap::new(),
+        })
     }
 
     /// Opens the files that an index names; they must lie beside it.
@@ -93,6 +102,7 @@ impl Checkpoint {
                 sources: Arc::new(sources),
                 entries,
                 metadata: Arc::default(),
+                changes: BTreeMap::new(),
             });
         }
         let parsed: ShardIndex = serde_json::from_slice(&json)
@@ -137,7 +147,13 @@ impl Checkpoint {
         if entries.is_empty() {
             return Err(Error::file(index, "names no tensors"));
         }
-        Ok(Self { path: index.to_path_buf(), sources: Arc::new(sources), entries, metadata: Arc::default() })
+        Ok(Self {
+            path: index.to_path_buf(),
+            sources: Arc::new(sources),
+            entries,
+            metadata: Arc::default(),
+            changes: BTreeMap::new(),
+        })
     }
 
     /// Opens the weights of one net in a model folder. For every stem (`diffusion_pytorch_model`, `model`) the plain
@@ -234,7 +250,21 @@ impl Checkpoint {
         let Some(entry) = self.entries.get(name) else {
             return Err(self.missing(name));
         };
-        entry.read(&self.sources, dtype, device)
+        self.read(name, entry, dtype, device)
+    }
+
+    fn read(&self, name: &str, entry: &Entry, dtype: DType, device: &Device) -> Result<Tensor> {
+        let Some(changes) = self.changes.get(name) else {
+            return entry.read(&self.sources, dtype, device);
+        };
+        let tensor = entry.read(&self.sources, DType::F32, &Device::Cpu)?;
+        let tensor = changes.iter().try_fold(tensor, |tensor, change| change.apply(&tensor))?;
+        Ok(tensor.to_dtype(dtype)?.to_device(device)?)
+    }
+
+    /// Adds to a tensor whenever it is read.
+    pub(super) fn change(&mut self, name: &str, change: Change) {
+        self.changes.entry(name.to_owned()).or_default().push(change);
     }
 
     /// The same tensors under new names; those for which `rename` says `None` are left out.
@@ -295,8 +325,29 @@ impl Checkpoint {
         VarBuilder::from_backend(Box::new(self), dtype, device.clone())
     }
 
+    /// The same for nets all of whose matrices lie in [`Linear`](crate::ops::Linear) and [`Conv2d`](crate::ops::Conv2d): where such a
+    /// net computes in single precision on the CPU, matrices that the file has in half precision stay so, for half the memory. The
+    /// layers widen them when they are used.
+    pub fn lean_var_builder(self, dtype: DType, device: &Device) -> VarBuilder<'static> {
+        if dtype != DType::F32 || !device.is_cpu() {
+            return self.var_builder(dtype, device);
+        }
+        VarBuilder::from_backend(Box::new(Lean(self)), dtype, device.clone())
+    }
+
     fn with(&self, entries: BTreeMap<String, Entry>) -> Self {
         Self { entries, ..self.clone() }
+    }
+
+    /// The entry of a tensor that must have a shape.
+    fn expected(&self, name: &str, shape: &[usize]) -> Result<&Entry> {
+        let entry = self.entries.get(name).ok_or_else(|| self.missing(name))?;
+        if entry.shape != shape {
+            let reason =
+                format!("tensor `{name}` has shape {:?}, the model's configuration asks for {shape:?}", entry.shape);
+            return Err(Error::file(&self.path, reason));
+        }
+        Ok(entry)
     }
 
     fn missing(&self, name: &str) -> Error {
@@ -352,20 +403,7 @@ impl SimpleBackend for Checkpoint {
         dtype: DType,
         device: &Device,
     ) -> candle_core::Result<Tensor> {
-        let Some(entry) = self.entries.get(name) else {
-            return Err(to_candle(self.missing(name)));
-        };
-        if entry.shape != shape.dims() {
-            return Err(to_candle(Error::file(
-                &self.path,
-                format!(
-                    "tensor `{name}` has shape {:?}, the model's configuration asks for {:?}",
-                    entry.shape,
-                    shape.dims()
-                ),
-            )));
-        }
-        entry.read(&self.sources, dtype, device).map_err(to_candle)
+        self.expected(name, shape.dims()).and_then(|entry| self.read(name, entry, dtype, device)).map_err(to_candle)
     }
 
     fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
@@ -374,5 +412,36 @@ impl SimpleBackend for Checkpoint {
 
     fn contains_tensor(&self, name: &str) -> bool {
         self.contains(name)
+    }
+}
+
+/// A checkpoint whose matrices in half precision stay so.
+struct Lean(Checkpoint);
+
+impl SimpleBackend for Lean {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        _: candle_nn::Init,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        let read = |entry: &Entry| {
+            let own = entry.element.dtype();
+            let half = dtype == DType::F32 && matches!(own, DType::F16 | DType::BF16);
+            // A sum would lose by being rounded to the file's precision.
+            let stays = half && shape.rank() > 1 && !self.0.changes.contains_key(name);
+            self.0.read(name, entry, if stays { own } else { dtype }, device)
+        };
+        self.0.expected(name, shape.dims()).and_then(read).map_err(to_candle)
+    }
+
+    fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
+        self.0.get_unchecked(name, dtype, device)
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.0.contains(name)
     }
 }

@@ -39,6 +39,7 @@ embedded![
     "controlnet-softedge-sd15",
     "controlnet-tile-sd15",
     "depth-anything-v2-small",
+    "lcm-lora-sd15",
     "vgg19",
     "vgg16",
 ];
@@ -53,6 +54,8 @@ pub enum Kind {
     Controlnet,
     /// An IP-Adapter.
     IpAdapter,
+    /// A LoRA.
+    Lora,
     /// A CLIP image encoder.
     ImageEncoder,
     /// A net that turns pictures into depth maps.

@@ -11,6 +11,7 @@ mod entry;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod load;
+pub mod lora;
 pub mod manifest;
 pub mod model;
 mod pickle;
@@ -25,5 +26,6 @@ pub use cache::Cache;
 #[cfg(feature = "hub")]
 pub use hub::Hub;
 pub use load::Checkpoint;
+pub use lora::Lora;
 pub use manifest::Manifest;
 pub use model::{Model, Part, TokenizerSource};

@@ -38,6 +38,10 @@ fn wrong_numbers_are_refused_by_their_flags() {
         (&["--guidance", "NaN"], "--guidance"),
         (&["--guidance", "inf"], "--guidance"),
         (&["--guidance", "-1"], "--guidance"),
+        (&["--guidance-start", "0.9", "--guidance-end", "0.1"], "--guidance-start"),
+        (&["--guidance-end", "2"], "--guidance-end"),
+        (&["--fast", "turbo"], "--fast"),
+        (&["--fast", "deepcache=1"], "--fast"),
         (&["--seed", "-1"], "--seed"),
         (&["--count", "0"], "--count"),
         (&["--threads", "0"], "--threads"),
@@ -324,6 +328,22 @@ fn bench_times_each_net() {
         assert_eq!(timing["gflops"].is_number(), name != "picture", "{timing}");
     }
     assert!(report["threads"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn bench_times_single_layers_without_a_model() {
+    let size = ["--height", "64", "--width", "64", "--repeat", "1"];
+    let timed = run(&[&["bench", "--stages", "kernels", "--json"], &size[..]].concat());
+    assert_eq!(timed.code, Some(0), "{}", timed.stderr);
+    let report: serde_json::Value = serde_json::from_str(&timed.stdout).unwrap();
+    let names: Vec<_> = report["stages"].as_array().unwrap().iter().map(|row| row["stage"].as_str().unwrap()).collect();
+    for kind in
+        ["conv3x3/1 320-320 8x8", "conv1x1/1 ", "linear 320-1280 64", "attention 8x40 64x77", "group-norm+silu "]
+    {
+        assert!(names.iter().any(|name| name.starts_with(kind)), "{kind}: {names:?}");
+    }
+    refused(&run(&[&["bench", "--stages", "kernels,unet"], &size[..]].concat()), 2, "--model");
+    refused(&run(&["bench"]), 2, "--model");
 }
 
 #[test]

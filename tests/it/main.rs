@@ -13,6 +13,7 @@ mod gatys;
 #[cfg(feature = "hub")]
 mod hub;
 mod layers;
+mod lora;
 mod mini;
 mod pictures;
 mod presets;

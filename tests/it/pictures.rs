@@ -34,6 +34,25 @@ fn pictures_are_the_ones_diffusers_paints() {
     assert!(median > MEDIAN, "the median is only {median:.1} dB");
 }
 
+/// Outside of its window guidance is as good as switched off, for text, style and structure alike.
+#[test]
+fn a_window_that_never_opens_is_no_guidance() {
+    let index = std::fs::read_to_string(fixture("pictures/pictures.json")).unwrap();
+    let entries: Vec<Value> = serde_json::from_str(&index).unwrap();
+    for name in ["plain", "style-plus-control", "inpaint-9"] {
+        let entry = entries.iter().find(|entry| entry["name"] == name).unwrap();
+        let (paths, request, seed) = read_entry(&entry["args"]);
+        let mut diffusion = Diffusion::open(&paths, &device(), DType::F32).unwrap();
+        let mut paint = |request: &Request| {
+            let prepared = diffusion.prepare(request, &mut silent).unwrap();
+            diffusion.paint(&prepared, seed, 0, &mut silent).unwrap()
+        };
+        let without = paint(&Request { guidance: 1.0, ..request.clone() });
+        assert_eq!(paint(&Request { guidance_end: 0.0, ..request.clone() }), without, "{name}");
+        assert_ne!(paint(&request), without, "{name}");
+    }
+}
+
 /// Peak signal-to-noise ratio against the reference, where the entry says to compare.
 fn compare(entry: &Value) -> f64 {
     let name = entry["name"].as_str().unwrap();
@@ -75,8 +94,10 @@ fn read_entry(args: &Value) -> (ModelPaths, Request, u64) {
     let text = |key: &str| args[key].as_str().unwrap_or_default().to_string();
     let number = |key: &str, default: f64| args[key].as_f64().unwrap_or(default);
     let side = |key: &str| args[key].as_u64().map(|side| side as u32);
+    let lora = |entry: &Value| (fixture(entry[0].as_str().unwrap()), entry[1].as_f64().unwrap());
     let paths = ModelPaths {
         model: path("model").unwrap(),
+        loras: args["lora"].as_array().into_iter().flatten().map(lora).collect(),
         ip_adapter: path("ip_adapter"),
         image_encoder: path("image_encoder"),
         controlnet: path("controlnet"),
@@ -107,6 +128,9 @@ fn read_entry(args: &Value) -> (ModelPaths, Request, u64) {
         sigmas: ValueEnum::from_str(args["sigmas"].as_str().unwrap(), false).unwrap(),
         steps: args["steps"].as_u64().unwrap() as usize,
         guidance: number("guidance", default.guidance),
+        guidance_start: 0.0,
+        guidance_end: number("guidance_end", 1.0),
+        fast: args["fast"].as_str().unwrap_or("none").parse().unwrap(),
         width: side("width"),
         height: side("height"),
         latents: None,

@@ -567,3 +567,25 @@ fn hostile_pickles_do_nothing_and_end_soon() {
     assert!(!witness.exists());
     assert!(started.elapsed().as_secs() < 60);
 }
+
+/// Weights that stay in half precision in memory paint what widened ones do.
+#[test]
+fn half_precision_in_memory_changes_nothing() {
+    let model = Model::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("weights/mini")).unwrap();
+    let evaluate = |lean: bool| {
+        let (json, checkpoint) = model.part(Part::Unet).unwrap();
+        assert_eq!(checkpoint.dtype("conv_in.weight"), Some(DType::F16));
+        let vb = if lean {
+            checkpoint.lean_var_builder(DType::F32, &Device::Cpu)
+        } else {
+            checkpoint.var_builder(DType::F32, &Device::Cpu)
+        };
+        let net = Unet::new(&impasto::nets::unet::UnetConfig::from_json(&json).unwrap(), vb).unwrap();
+        let mut rng = impasto::rng::TorchRng::new(1);
+        let text = rng.normal(&[2, 77, 256]).unwrap();
+        let context = net.context(&text, &[]).unwrap();
+        let out = net.forward(&rng.normal(&[2, 4, 16, 16]).unwrap(), 300.0, &context, None).unwrap();
+        out.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    assert_eq!(evaluate(true), evaluate(false));
+}

@@ -23,12 +23,14 @@ import diffusers
 import numpy as np
 import torch
 import transformers
+from DeepCache import DeepCacheSDHelper
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.pipelines.controlnet import pipeline_controlnet_img2img, pipeline_controlnet_inpaint
 from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_img2img, pipeline_stable_diffusion_inpaint
 from PIL import Image
 from transformers import CLIPVisionModelWithProjection
 
+import lora
 import tiny
 
 FIXTURES = tiny.ROOT / "tests/fixtures"
@@ -123,6 +125,18 @@ PICTURES = {
         style=["pictures/input/painting.png"], style_scale=1.0, style_blocks="full", ip_adapter="../../weights/mini/ip-adapter.safetensors",
         image_encoder="../../weights/mini/image_encoder", controlnet="../../weights/mini/controlnet",
         structure="pictures/input/coffee.png", control="canny", control_scale=1.0, control_start=0.0, control_end=1.0),
+    "lora-kohya": dict(lora=[["lora/kohya.safetensors", 0.8]]),
+    "lora-peft": dict(lora=[["lora/peft.safetensors", 1.0]]),
+    "lora-locon": dict(lora=[["lora/locon.safetensors", 0.7]], sampler="euler"),
+    "lora-old": dict(lora=[["lora/old.safetensors", -1.2]]),
+    "lora-two-style-control": STYLE | CONTROL | dict(lora=[["lora/kohya.safetensors", 0.5], ["lora/peft.safetensors", 0.4]]),
+    "guidance-end": dict(guidance_end=0.5, negative="blurry, low quality photograph"),
+    "guidance-end-unipc": dict(guidance_end=0.3, sampler="unipc", steps=10),
+    "deepcache": dict(fast="deepcache=3"),
+    "deepcache-dpmpp-2m": dict(fast="deepcache=2", sampler="dpmpp-2m", sigmas="karras", steps=10),
+    "deepcache-init": SIZE_OF_INIT | dict(fast="deepcache=4", init="pictures/input/chelsea.png", strength=0.6, steps=20),
+    "deepcache-style-control": STYLE | CONTROL | dict(fast="deepcache=3", control_scale=0.8, control_end=0.6, sampler="unipc", steps=12),
+    "mini-deepcache": MINI | dict(fast="deepcache=3"),
     "inpaint-9-strength": INPAINT | dict(model="tiny/inpaint", strength=0.8, sampler="pndm", steps=10),
 }
 
@@ -183,7 +197,8 @@ def paint(args, dtype=torch.float32):
                 guidance_scale=args["guidance"], generator=torch.Generator("cpu").manual_seed(args["seed"]),
                 clip_skip=args.get("clip_skip"), output_type="np", height=args["height"], width=args["width"])
     # For clip skip, diffusers looks for the text model where transformers 4 kept it.
-    object.__setattr__(parts["text_encoder"], "text_model", parts["text_encoder"])
+    if args.get("clip_skip"):
+        object.__setattr__(parts["text_encoder"], "text_model", parts["text_encoder"])
     if "structure" in args:
         kind += "ControlNet"
         parts["controlnet"] = diffusers.ControlNetModel.from_pretrained(FIXTURES / args["controlnet"], dtype=torch.float32)
@@ -205,6 +220,30 @@ def paint(args, dtype=torch.float32):
         pipe.set_ip_adapter_scale(BLOCKS[blocks](scale) if blocks in BLOCKS else named_blocks(blocks, scale))
         call["ip_adapter_image"] = [[Image.open(FIXTURES / path).convert("RGB") for path in args["style"]]]
     pipe.set_progress_bar_config(disable=True)
+    for index, (file, scale) in enumerate(args.get("lora", [])):
+        path = FIXTURES / file
+        if path.stem in ("kohya", "peft"):
+            pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=f"lora{index}")
+        else:
+            lora.changed(pipe.unet, path, scale)
+    by_name = {f"lora{index}": scale for index, (file, scale) in enumerate(args.get("lora", [])) if "kohya" in file or "peft" in file}
+    if by_name:
+        pipe.set_adapters(list(by_name), list(by_name.values()))
+    if args.get("guidance_end", 1.0) < 1.0:
+        # diffusers' guide to dynamic guidance: the callback of a step switches it off for those that follow.
+        last = int(args["steps"] * args["guidance_end"]) - 1
+
+        def without_guidance(pipe, index, timestep, tensors):
+            if index == last:
+                tensors["prompt_embeds"] = tensors["prompt_embeds"].chunk(2)[-1]
+                pipe._guidance_scale = 0.0
+            return tensors
+
+        call |= dict(callback_on_step_end=without_guidance, callback_on_step_end_tensor_inputs=["prompt_embeds"])
+    if "fast" in args:
+        helper = DeepCacheSDHelper(pipe=pipe)
+        helper.set_params(cache_interval=int(args["fast"].removeprefix("deepcache=")), cache_branch_id=0)
+        helper.enable()
     known = inspect.signature(pipe.__call__).parameters
     return pipe.to(dtype=dtype)(**{k: v for k, v in call.items() if k in known and v is not None}).images[0]
 

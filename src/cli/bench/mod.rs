@@ -1,5 +1,6 @@
 //! `impasto bench`: how long each net takes on this machine, with random inputs of a picture's size.
 
+mod kernels;
 mod work;
 
 use super::{Printer, interrupt, machine, nets};
@@ -38,14 +39,16 @@ enum Stage {
     ClipVision,
     /// A whole picture from a prompt, loading included
     Picture,
+    /// Single layers of a Stable Diffusion 1.5, a row for each (needs no model)
+    Kernels,
 }
 
 /// Arguments of `impasto bench`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The checkpoint: a name (see `impasto weights list`), a diffusers folder, a .safetensors or .ckpt file
-    #[arg(long, short, value_name = "NAME|DIR|FILE")]
-    model: PathBuf,
+    #[arg(long, short, value_name = "NAME|DIR|FILE", required_unless_present = "stages")]
+    model: Option<PathBuf>,
     /// The ControlNet
     #[arg(long, value_name = "NAME|DIR|FILE")]
     controlnet: Option<PathBuf>,
@@ -87,7 +90,8 @@ pub(crate) struct Args {
 /// The times of one stage.
 #[derive(Serialize)]
 struct Timing {
-    stage: Stage,
+    /// The stage's name; a kernel's with its shape.
+    stage: String,
     /// Every repeat, the first one with cold caches.
     seconds: Vec<f64>,
     median: f64,
@@ -128,7 +132,11 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
         .validate()?;
     let locate = |flag: &str, net: &PathBuf| nets::locate(flag, net, printer);
     let paths = ModelPaths {
-        model: locate("--model", &args.model)?,
+        model: match &args.model {
+            Some(model) => locate("--model", model)?,
+            None if args.stages.iter().all(|stage| *stage == Stage::Kernels) => PathBuf::new(),
+            None => return Err(needs("what is timed", "--model").into()),
+        },
         controlnet: args.controlnet.as_ref().map(|net| locate("--controlnet", net)).transpose()?,
         image_encoder: args.image_encoder.as_ref().map(|net| locate("--image-encoder", net)).transpose()?,
         ..ModelPaths::default()
@@ -151,9 +159,11 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
     };
     for stage in args.stages() {
         printer.note(format_args!("timing {}", Args::name(stage)));
-        let timing = bench.stage(stage)?;
-        report.peak_memory_bytes = report.peak_memory_bytes.max(timing.peak_memory_bytes);
-        report.stages.push(timing);
+        let timings = if stage == Stage::Kernels { bench.kernels()? } else { vec![bench.stage(stage)?] };
+        for timing in timings {
+            report.peak_memory_bytes = report.peak_memory_bytes.max(timing.peak_memory_bytes);
+            report.stages.push(timing);
+        }
     }
     if args.json { printer.json(&report) } else { print(&report, printer) }
 }
@@ -174,6 +184,19 @@ impl Args {
     }
 }
 
+impl Timing {
+    /// Of what was timed, and its multiply-adds where they are what takes the time.
+    fn new(stage: String, seconds: Vec<f64>, work: Option<u64>) -> Self {
+        let mut sorted = seconds.clone();
+        sorted.sort_by(f64::total_cmp);
+        let middle = sorted.len() / 2;
+        let median = if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 };
+        let gflop = work.map(|multiply_adds| 2.0 * multiply_adds as f64 / 1e9);
+        let gflops = gflop.map(|gflop| gflop / median.max(1e-9));
+        Self { stage, seconds, median, gflop, gflops, peak_memory_bytes: None }
+    }
+}
+
 impl Bench<'_> {
     fn stage(&mut self, stage: Stage) -> Result<Timing> {
         machine::forget_peak_memory();
@@ -184,14 +207,9 @@ impl Bench<'_> {
             Stage::ClipText => self.clip_text()?,
             Stage::ClipVision => self.clip_vision()?,
             Stage::Picture => (self.picture()?, None),
+            Stage::Kernels => return Err(Error::usage("--stages", "kernels are many")),
         };
-        let mut sorted = seconds.clone();
-        sorted.sort_by(f64::total_cmp);
-        let middle = sorted.len() / 2;
-        let median = if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 };
-        let gflop = work.map(|multiply_adds| 2.0 * multiply_adds as f64 / 1e9);
-        let gflops = gflop.map(|gflop| gflop / median.max(1e-9));
-        Ok(Timing { stage, seconds, median, gflop, gflops, peak_memory_bytes: machine::peak_memory() })
+        Ok(Timing { peak_memory_bytes: machine::peak_memory(), ..Timing::new(Args::name(stage), seconds, work) })
     }
 
     fn time(&self, mut work: impl FnMut() -> Result<()>) -> Result<Vec<f64>> {
@@ -223,7 +241,7 @@ impl Bench<'_> {
     fn unet(&mut self) -> Result<(Vec<f64>, Option<u64>)> {
         let (json, checkpoint) = Model::open(&self.paths.model)?.part(Part::Unet)?;
         let config = UnetConfig::from_json(&json)?;
-        let net = Unet::new(&config, checkpoint.var_builder(self.dtype, &self.device))?;
+        let net = Unet::new(&config, checkpoint.lean_var_builder(self.dtype, &self.device))?;
         let batch = usize::from(self.args.batch);
         let text = self.random(&[batch, 77, config.cross_attention_dim()], self.dtype)?;
         let context = net.guided(net.context(&text, &[])?, 7.5)?;
@@ -236,7 +254,7 @@ impl Bench<'_> {
         let path = self.paths.controlnet.as_ref().ok_or_else(|| needs("controlnet", "--controlnet"))?;
         let (json, checkpoint) = model::open_net(path, Part::ControlNet)?;
         let config = ControlNetConfig::from_json(&json)?;
-        let net = ControlNet::new(&config, checkpoint.var_builder(self.dtype, &self.device))?;
+        let net = ControlNet::new(&config, checkpoint.lean_var_builder(self.dtype, &self.device))?;
         let batch = usize::from(self.args.batch);
         let text = self.random(&[batch, 77, config.cross_attention_dim()], self.dtype)?;
         let context = net.context(&text)?;
@@ -249,7 +267,7 @@ impl Bench<'_> {
     fn vae(&mut self, decode: bool) -> Result<(Vec<f64>, Option<u64>)> {
         let (json, checkpoint) = Model::open(&self.paths.model)?.part(Part::Vae)?;
         let config: VaeConfig = config(&json, checkpoint.path())?;
-        let net = Vae::new(&config, checkpoint.var_builder(DType::F32, &self.device))?;
+        let net = Vae::new(&config, checkpoint.lean_var_builder(DType::F32, &self.device))?;
         let batch = u64::from(self.args.batch);
         if decode {
             let xs = self.latents(config.latent_channels, DType::F32)?;
@@ -278,7 +296,7 @@ impl Bench<'_> {
         let path = self.paths.image_encoder.as_ref().ok_or_else(|| needs("clip-vision", "--image-encoder"))?;
         let (json, checkpoint) = model::open_net(path, Part::ImageEncoder)?;
         let config: ClipVisionConfig = config(&json, checkpoint.path())?;
-        let net = ClipVision::new(&config, checkpoint.var_builder(DType::F32, &self.device))?;
+        let net = ClipVision::new(&config, checkpoint.lean_var_builder(DType::F32, &self.device))?;
         let batch = usize::from(self.args.batch);
         let pixels = self.random(&[batch, config.num_channels, config.image_size, config.image_size], DType::F32)?;
         let seconds = self.time(|| net.image_embeds(&pixels).map(drop))?;
@@ -317,17 +335,18 @@ fn print(report: &Report, printer: &Printer) -> anyhow::Result<()> {
     let Report { device, dtype, threads, batch, height, width, .. } = report;
     let dtype = format!("{dtype:?}").to_lowercase();
     printer.line(format_args!("{device} {dtype}, {threads} threads, batch {batch}, {width}x{height}"))?;
+    let wide = report.stages.iter().map(|timing| timing.stage.len()).max().unwrap_or(0).max(12);
     printer.line(format_args!(
-        "{:12} {:>10} {:>10} {:>10} {:>12}",
+        "{:wide$} {:>10} {:>10} {:>10} {:>12}",
         "stage", "median s", "GFLOP", "GFLOP/s", "peak memory"
     ))?;
     for timing in &report.stages {
         let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"));
         let peak = timing.peak_memory_bytes.map_or_else(|| "-".to_owned(), machine::human);
         printer.line(format_args!(
-            "{:12} {:>10.3} {:>10} {:>10} {peak:>12}",
-            Args::name(timing.stage),
-            timing.median,
+            "{:wide$} {:>10} {:>10} {:>10} {peak:>12}",
+            timing.stage,
+            if timing.median < 0.1 { format!("{:.5}", timing.median) } else { format!("{:.3}", timing.median) },
             number(timing.gflop),
             number(timing.gflops),
         ))?;

@@ -37,6 +37,10 @@ pub(crate) struct Args {
     #[arg(long, short, value_name = "NAME|DIR|FILE", help_heading = "Model")]
     pub(super) model: Option<PathBuf>,
 
+    /// A LoRA, by name or file, and how strongly it acts, FILE:0.8 (1 if left out); again for more of them [default: the preset's]
+    #[arg(long, value_name = "NAME|FILE[:SCALE]", help_heading = "Model")]
+    pub(super) lora: Vec<PathBuf>,
+
     /// A style picture; give the flag again for more of them
     #[arg(long, value_name = "IMAGE", help_heading = "Style")]
     pub(super) style: Vec<PathBuf>,

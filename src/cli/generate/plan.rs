@@ -3,11 +3,12 @@
 //! Reads presets and recipes, never nets.
 
 use super::Args;
-use crate::cli::{Printer, nets};
+use crate::cli::{Printer, nets, weighted};
 use impasto::control::Kind;
 use impasto::device::{Backend, Precision};
 use impasto::image::read;
 use impasto::pipeline::diffusion::ModelPaths;
+use impasto::pipeline::fast::Fast;
 use impasto::pipeline::preset::{self, Preset};
 use impasto::pipeline::recipe::{self, Found, Input, Inputs, NetNames, Recipe};
 use impasto::pipeline::request::Request;
@@ -40,6 +41,8 @@ pub(in crate::cli) struct Plan {
 #[derive(Default)]
 struct Nets {
     model: PathBuf,
+    /// With their scales.
+    loras: Vec<(PathBuf, f64)>,
     ip_adapter: Option<PathBuf>,
     image_encoder: Option<PathBuf>,
     controlnet: Option<PathBuf>,
@@ -151,6 +154,7 @@ impl Plan {
         };
         let mut paths = ModelPaths {
             model: nets::locate("--model", &self.nets.model, printer)?,
+            loras: self.loras(printer)?,
             ip_adapter: find("--ip-adapter", &self.nets.ip_adapter)?,
             image_encoder: find("--image-encoder", &self.nets.image_encoder)?,
             controlnet: find("--controlnet", &self.nets.controlnet)?,
@@ -163,6 +167,11 @@ impl Plan {
         Ok(paths)
     }
 
+    fn loras(&self, printer: &Printer) -> anyhow::Result<Vec<(PathBuf, f64)>> {
+        let loras = self.nets.loras.iter();
+        loras.map(|(net, scale)| Ok((nets::locate("--lora", net, printer)?, *scale))).collect()
+    }
+
     /// Finds the nets, fetching those that have a name and are not here yet.
     pub(in crate::cli) fn locate(&self, printer: &Printer) -> anyhow::Result<()> {
         self.paths(printer)?;
@@ -172,8 +181,9 @@ impl Plan {
 
     /// Checks that every net is one that has a name, or a path that exists.
     pub(in crate::cli) fn check_nets(&self) -> Result<()> {
-        let Nets { model, ip_adapter, image_encoder, controlnet, depth_model } = &self.nets;
+        let Nets { model, loras, ip_adapter, image_encoder, controlnet, depth_model } = &self.nets;
         nets::check("--model", model)?;
+        loras.iter().try_for_each(|(lora, _)| nets::check("--lora", lora))?;
         let others = [
             ("--ip-adapter", ip_adapter),
             ("--image-encoder", image_encoder),
@@ -185,8 +195,8 @@ impl Plan {
 
     /// The checkpoint with what it computes on, and its adapters, as texts that are equal where they are the same.
     pub(in crate::cli) fn nets(&self, device: Backend) -> (String, String) {
-        let Nets { model, ip_adapter, image_encoder, controlnet, depth_model } = &self.nets;
-        let model = format!("{model:?} {:?} {device} {:?}", self.settings.prediction_type, self.dtype);
+        let Nets { model, loras, ip_adapter, image_encoder, controlnet, depth_model } = &self.nets;
+        let model = format!("{model:?} {loras:?} {:?} {device} {:?}", self.settings.prediction_type, self.dtype);
         (model, format!("{controlnet:?} {ip_adapter:?} {image_encoder:?} {depth_model:?}"))
     }
 
@@ -218,6 +228,7 @@ impl Plan {
             preset: self.preset.clone(),
             nets: NetNames {
                 model: Some(self.nets.model.to_string_lossy().into_owned()),
+                lora: self.nets.loras.iter().map(|(file, scale)| format!("{}:{scale}", file.display())).collect(),
                 ip_adapter: name(&self.nets.ip_adapter),
                 image_encoder: name(&self.nets.image_encoder),
                 controlnet: name(&self.nets.controlnet),
@@ -391,7 +402,16 @@ impl Nets {
         let model = pick(flag, earlier, implied.and_then(|nets| nets.model.as_ref())).ok_or_else(|| {
             Error::usage("--model", "is missing").with_hint("`impasto weights list` names what is known")
         })?;
-        let mut nets = Self { model, ..Self::default() };
+        let named = |names: &[String]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
+        let loras = if !args.lora.is_empty() {
+            args.lora.clone()
+        } else if !before.lora.is_empty() {
+            named(&before.lora)
+        } else {
+            implied.map(|nets| named(&nets.lora)).unwrap_or_default()
+        };
+        let loras = loras.into_iter().map(lora).collect::<Result<_>>()?;
+        let mut nets = Self { model, loras, ..Self::default() };
         if !files.style.is_empty() {
             let adapter = implied.and_then(|nets| nets.ip_adapter.as_ref());
             let encoder = implied.and_then(|nets| nets.image_encoder.as_ref());
@@ -429,6 +449,16 @@ impl Nets {
     }
 }
 
+// A LoRA file and its scale.
+fn lora(given: PathBuf) -> Result<(PathBuf, f64)> {
+    let (file, scale) = weighted::split(&given).unwrap_or((given, 1.0));
+    nets::check("--lora", &file)?;
+    if !scale.is_finite() {
+        return Err(Error::usage("--lora", format!("the scale {scale} is not a number")));
+    }
+    Ok((file, scale))
+}
+
 // Settings that had no part in the picture do not belong into its recipe.
 fn only_used(mut settings: Settings, files: &Files) -> Settings {
     if files.style.is_empty() {
@@ -444,6 +474,10 @@ fn only_used(mut settings: Settings, files: &Files) -> Settings {
     if files.init.is_none() {
         settings.strength = None;
     }
+    if (settings.guidance_start, settings.guidance_end) == (Some(0.0), Some(1.0)) {
+        (settings.guidance_start, settings.guidance_end) = (None, None);
+    }
+    settings.fast = settings.fast.filter(|fast| *fast != Fast::None);
     settings
 }
 

@@ -36,6 +36,10 @@ pub(super) struct Flags {
     #[arg(long, short, value_name = "NAME|DIR|FILE", help_heading = "Method: diffusion")]
     #[serde(skip_serializing_if = "Option::is_none")]
     model: Option<PathBuf>,
+    /// A LoRA, by name or file, and how strongly it acts, FILE:0.8 (1 if left out); again for more of them [default: the preset's]
+    #[arg(long, value_name = "NAME|FILE[:SCALE]", help_heading = "Method: diffusion")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lora: Vec<PathBuf>,
     /// The IP-Adapter that style pictures go through [default: the preset's]
     #[arg(long, value_name = "NAME|FILE", help_heading = "Method: diffusion")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -89,6 +93,7 @@ impl Plan {
             settings: args.settings.clone().over(&numbers),
             preset,
             model: flags.model.clone(),
+            lora: flags.lora.clone(),
             style: styles.to_vec(),
             ip_adapter: flags.ip_adapter.clone(),
             image_encoder: flags.image_encoder.clone(),

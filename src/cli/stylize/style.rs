@@ -1,5 +1,6 @@
 //! `--style IMAGE[:WEIGHT]`: which style pictures, and how much of each.
 
+use crate::cli::weighted;
 use impasto::{Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -15,18 +16,16 @@ pub(super) struct Wanted {
 impl Wanted {
     /// Reads `IMAGE` or `IMAGE:WEIGHT`. A file that is called so, colon and all, is that file.
     pub(super) fn parse(given: &Path) -> Result<Self> {
-        let whole = || Self { path: given.to_path_buf(), weight: 1.0 };
-        if given.exists() {
-            return Ok(whole());
+        let Some((path, weight)) = weighted::split(given) else {
+            return Ok(Self { path: given.to_path_buf(), weight: 1.0 });
+        };
+        if path.as_os_str().is_empty() {
+            return Err(Error::usage("--style", format!("`{}` names no picture", given.display())));
         }
-        let Some((path, weight)) = given.to_str().and_then(|text| text.rsplit_once(':')) else { return Ok(whole()) };
-        match weight.parse::<f64>() {
-            Ok(_) if path.is_empty() => Err(Error::usage("--style", format!("`{}` names no picture", given.display()))),
-            Ok(weight) if weight.is_finite() && weight >= 0.0 => Ok(Self { path: PathBuf::from(path), weight }),
-            Ok(weight) => Err(Error::usage("--style", format!("the weight {weight} is not a number from 0 up"))),
-            // Not a weight: part of the name.
-            Err(_) => Ok(whole()),
+        if !(weight.is_finite() && weight >= 0.0) {
+            return Err(Error::usage("--style", format!("the weight {weight} is not a number from 0 up")));
         }
+        Ok(Self { path, weight })
     }
 }
 
@@ -47,13 +46,5 @@ mod tests {
         for wrong in ["a.png:-1", "a.png:nan", "a.png:inf", ":1"] {
             assert_eq!(parse(wrong).unwrap_err().exit_code(), 2, "{wrong}");
         }
-    }
-
-    #[test]
-    fn a_file_with_a_colon_in_its_name_is_that_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a:2");
-        std::fs::write(&path, b"").unwrap();
-        assert_eq!(Wanted::parse(&path).unwrap(), Wanted { path, weight: 1.0 });
     }
 }

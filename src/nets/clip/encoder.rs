@@ -102,9 +102,9 @@ impl Layer {
     }
 
     fn forward(&self, xs: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
-        let xs = (xs + self.attention.forward(&self.norm1.forward(xs)?, mask)?)?;
+        let xs = ops::add(xs, &self.attention.forward(&self.norm1.forward(xs)?, mask)?)?;
         let inner = self.activation.apply(&self.fc1.forward(&self.norm2.forward(&xs)?)?)?;
-        Ok((xs + self.fc2.forward(&inner)?)?)
+        ops::add(&xs, &self.fc2.forward(&inner)?)
     }
 }
 

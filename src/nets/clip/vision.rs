@@ -150,12 +150,14 @@ impl ClipVision {
         let projection = Linear::without_bias(width, config.projection_dim, vb.pp("visual_projection"))?;
         let vb = if bare { vb } else { vb.pp("vision_model") };
         let embeddings = vb.pp("embeddings");
-        let patch = embeddings.get((width, num_channels, patch_size, patch_size), "patch_embedding.weight")?;
+        let dtype = vb.dtype();
+        let patch =
+            embeddings.get((width, num_channels, patch_size, patch_size), "patch_embedding.weight")?.to_dtype(dtype)?;
         Ok(Self {
             config: config.clone(),
             class: embeddings.get(width, "class_embedding")?,
             patches: Conv2d::from_tensors(patch, None, patch_size, 0),
-            positions: embeddings.get((config.tokens(), width), "position_embedding.weight")?,
+            positions: embeddings.get((config.tokens(), width), "position_embedding.weight")?.to_dtype(dtype)?,
             // The name is misspelled in every checkpoint.
             pre_norm: LayerNorm::new(width, eps, vb.pp("pre_layrnorm"))?,
             encoder: Encoder::new(&dimensions, vb.pp("encoder"))?,

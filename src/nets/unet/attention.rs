@@ -10,12 +10,6 @@ use crate::error::{Error, Result};
 use crate::nets::unet::context::{KeyValue, LayerContext};
 use crate::ops::{self, Linear};
 
-/// `[batch, n, heads * d]` to `[batch, heads, n, d]`.
-fn split_heads(xs: &Tensor, heads: usize) -> Result<Tensor> {
-    let (batch, count, width) = xs.dims3()?;
-    Ok(xs.reshape((batch, count, heads, width / heads))?.transpose(1, 2)?.contiguous()?)
-}
-
 /// `[batch, heads, n, d]` to `[batch, n, heads * d]`.
 fn merge_heads(xs: &Tensor) -> Result<Tensor> {
     let (batch, heads, count, width) = xs.dims4()?;
@@ -52,11 +46,8 @@ impl SelfAttention {
     }
 
     pub(crate) fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let (batch, count, width) = xs.dims3()?;
-        let qkv = self.qkv.forward(xs)?.reshape((batch, count, 3, self.heads, width / self.heads))?;
-        let part = |index: usize| -> Result<Tensor> {
-            Ok(qkv.narrow(2, index, 1)?.squeeze(2)?.transpose(1, 2)?.contiguous()?)
-        };
+        let qkv = self.qkv.forward(xs)?;
+        let part = |index: usize| ops::heads_of(&qkv, (index, 3), self.heads);
         let attended = attend(&part(0)?, &part(1)?, &part(2)?, self.upcast)?;
         self.out.forward(&merge_heads(&attended)?)
     }
@@ -109,18 +100,17 @@ impl CrossAttention {
     /// Keys and values of image tokens by an adapter's own matrices.
     pub(crate) fn image(&self, tokens: &Tensor, k: &Linear, v: &Linear) -> Result<KeyValue> {
         Ok(KeyValue {
-            key: split_heads(&k.forward(tokens)?, self.heads)?,
-            value: split_heads(&v.forward(tokens)?, self.heads)?,
+            key: ops::heads_of(&k.forward(tokens)?, (0, 1), self.heads)?,
+            value: ops::heads_of(&v.forward(tokens)?, (0, 1), self.heads)?,
         })
     }
 
     pub(crate) fn forward(&self, xs: &Tensor, layers: &[LayerContext]) -> Result<Tensor> {
         let context = layers.get(self.slot).ok_or_else(|| Error::usage("context", "was made for another net"))?;
-        let q = split_heads(&self.q.forward(xs)?, self.heads)?;
-        let mut attended = attend(&q, &context.text.key, &context.text.value, self.upcast)?;
-        for (scale, image) in &context.images {
-            attended = (attended + (attend(&q, &image.key, &image.value, self.upcast)? * *scale)?)?;
-        }
-        self.out.forward(&merge_heads(&attended)?)
+        let q = ops::heads_of(&self.q.forward(xs)?, (0, 1), self.heads)?;
+        let seen = |seen: &KeyValue| merge_heads(&attend(&q, &seen.key, &seen.value, self.upcast)?);
+        let text = seen(&context.text)?;
+        let attended = context.images.iter().try_fold(text, |sum, image| ops::add(&sum, &seen(image)?))?;
+        self.out.forward(&attended)
     }
 }

@@ -13,6 +13,7 @@ use crate::nets::unet::context::{LayerContext, Layers};
 use crate::nets::unet::resnet::{Downsample, ResnetBlock, Upsample};
 use crate::nets::unet::skips::Skips;
 use crate::nets::unet::transformer::SpatialTransformer;
+use crate::ops;
 
 /// What all blocks of one evaluation see: the embedded timestep `[1, time_width]` and the context's layers.
 #[derive(Debug, Clone, Copy)]
@@ -173,14 +174,29 @@ impl UpBlock {
         cross_attentions(&self.layers)
     }
 
-    pub(crate) fn forward(&self, mut xs: Tensor, step: Step<'_>, skips: &mut Skips<'_>) -> Result<Tensor> {
-        for layer in &self.layers {
-            xs = Tensor::cat(&[xs, skips.pop()?], 1)?;
-            xs = layer.forward(&xs, step)?;
+    pub(crate) fn forward(&self, xs: Tensor, step: Step<'_>, skips: &mut Skips<'_>) -> Result<Tensor> {
+        let xs = self.all_but_last(xs, step, skips)?;
+        self.last(xs, step, skips)
+    }
+
+    /// What the last layer is given.
+    pub(crate) fn all_but_last(&self, xs: Tensor, step: Step<'_>, skips: &mut Skips<'_>) -> Result<Tensor> {
+        let but_last = self.layers.len().saturating_sub(1);
+        self.layers[..but_last].iter().try_fold(xs, |xs, layer| joined(layer, xs, step, skips))
+    }
+
+    /// The last layer and what follows it.
+    pub(crate) fn last(&self, mut xs: Tensor, step: Step<'_>, skips: &mut Skips<'_>) -> Result<Tensor> {
+        if let Some(layer) = self.layers.last() {
+            xs = joined(layer, xs, step, skips)?;
         }
         if let (Some(upsample), Some((height, width))) = (&self.upsample, skips.size()?) {
             xs = upsample.forward(&xs, height, width)?;
         }
         Ok(xs)
     }
+}
+
+fn joined(layer: &Layer, xs: Tensor, step: Step<'_>, skips: &mut Skips<'_>) -> Result<Tensor> {
+    layer.forward(&ops::join(&xs, &skips.pop()?)?, step)
 }

@@ -27,11 +27,11 @@ pub(crate) struct KeyValue {
     pub(crate) value: Tensor,
 }
 
-/// What one cross-attention layer attends to: the text, and each style with its scale (never 0).
+/// What one cross-attention layer attends to: the text, and each style, its values multiplied by its scale (never 0).
 #[derive(Debug, Clone)]
 pub(crate) struct LayerContext {
     pub(crate) text: KeyValue,
-    pub(crate) images: Vec<(f64, KeyValue)>,
+    pub(crate) images: Vec<KeyValue>,
 }
 
 /// Keys and values of all cross-attention layers of one net, computed once per picture.
@@ -46,6 +46,27 @@ impl Context {
     /// Pictures in the batch (two per picture under classifier-free guidance).
     pub fn batch(&self) -> usize {
         self.batch
+    }
+
+    /// The second half of the batch alone: under guidance, what is conditional.
+    ///
+    /// # Errors
+    /// When the batch is odd.
+    pub fn conditional(&self) -> Result<Self> {
+        let half = self.batch / 2;
+        if half * 2 != self.batch {
+            return Err(Error::usage("context", format!("a batch of {} has no two halves", self.batch)));
+        }
+        let narrow = |pair: &KeyValue| -> Result<KeyValue> {
+            let rows = |xs: &Tensor| xs.narrow(0, half, half)?.force_contiguous();
+            Ok(KeyValue { key: rows(&pair.key)?, value: rows(&pair.value)? })
+        };
+        let layer = |layer: &LayerContext| -> Result<LayerContext> {
+            let images = layer.images.iter().map(narrow).collect::<Result<_>>()?;
+            Ok(LayerContext { text: narrow(&layer.text)?, images })
+        };
+        let layers = self.layers.iter().map(layer).collect::<Result<_>>()?;
+        Ok(Self { layers, batch: half, guidance: self.guidance.clone() })
     }
 
     pub(crate) fn new(
@@ -82,7 +103,9 @@ impl Context {
                     continue;
                 }
                 let (k, v) = style.adapter.key_value(index, attention.width(), dtype)?;
-                layers[index].images.push((scales[index], attention.image(&tokens, &k, &v)?));
+                let image = attention.image(&tokens, &k, &v)?;
+                // What is attended to is a weighted sum of the values: scaled here, once, not at every step.
+                layers[index].images.push(KeyValue { value: (image.value * scales[index])?, ..image });
             }
         }
         Ok(Self { layers, batch, guidance: None })

@@ -15,7 +15,7 @@ mod skips;
 mod time;
 mod transformer;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::error::{Error, Result};
@@ -41,6 +41,17 @@ pub struct Unet {
     norm_out: GroupNorm,
     conv_out: Conv2d,
     names: Vec<String>,
+}
+
+/// What the layers below the outermost gave at some timestep.
+#[derive(Debug, Clone)]
+pub struct Deep(Tensor);
+
+impl Deep {
+    /// Pictures in the batch it was made for.
+    pub fn batch(&self) -> usize {
+        self.0.dims().first().copied().unwrap_or(0)
+    }
 }
 
 impl Unet {
@@ -123,10 +134,22 @@ impl Unet {
         context: &Context,
         residuals: Option<&Residuals>,
     ) -> Result<Tensor> {
-        if context.layers.len() != self.names.len() {
-            return Err(Error::usage("context", "was made for another net"));
-        }
-        let time = self.encoder.time().forward(timestep, context.guidance.as_ref())?;
+        Ok(self.forward_keeping(xs, timestep, context, residuals)?.0)
+    }
+
+    /// The same, and what the last layer on the way up was given: all that [`Unet::forward_shallow`] needs of the layers
+    /// below.
+    ///
+    /// # Errors
+    /// When shapes do not fit, or the residuals belong to another net.
+    pub fn forward_keeping(
+        &self,
+        xs: &Tensor,
+        timestep: f64,
+        context: &Context,
+        residuals: Option<&Residuals>,
+    ) -> Result<(Tensor, Deep)> {
+        let time = self.time(timestep, context)?;
         let step = Step { time: &time, context: &context.layers };
         let (mut hidden, skips) = self.encoder.descend(self.encoder.enter(xs, context)?, step)?;
         if let Some(mid) = &self.mid {
@@ -134,10 +157,48 @@ impl Unet {
         }
         let mut skips = Skips::new(skips, residuals)?;
         hidden = skips.mid(hidden)?;
-        for block in &self.up {
+        let (last, before) = self.last_up()?;
+        for block in before {
             hidden = block.forward(hidden, step, &mut skips)?;
         }
-        let out = self.conv_out.forward(&self.norm_out.forward_silu(&hidden)?)?;
-        Ok(out.to_dtype(xs.dtype())?)
+        let deep = last.all_but_last(hidden, step, &mut skips)?;
+        let hidden = last.last(deep.clone(), step, &mut skips)?;
+        Ok((self.leave(&hidden, xs.dtype())?, Deep(deep)))
+    }
+
+    /// An evaluation of the outermost layers alone, about a tenth of the work: the layers below are taken to give what they
+    /// gave at an earlier timestep (DeepCache: Ma et al. 2023, arXiv:2312.00858). `entry` is what a ControlNet adds to the
+    /// first skip connection ([`ControlNet::entry`](crate::nets::controlnet::ControlNet::entry)).
+    ///
+    /// # Errors
+    /// When shapes do not fit: `deep` must be of the same batch and size.
+    pub fn forward_shallow(
+        &self,
+        xs: &Tensor,
+        timestep: f64,
+        context: &Context,
+        entry: Option<&Tensor>,
+        deep: &Deep,
+    ) -> Result<Tensor> {
+        let time = self.time(timestep, context)?;
+        let step = Step { time: &time, context: &context.layers };
+        let mut skips = Skips::entry(self.encoder.enter(xs, context)?, entry)?;
+        let (last, _) = self.last_up()?;
+        self.leave(&last.last(deep.0.clone(), step, &mut skips)?, xs.dtype())
+    }
+
+    fn time(&self, timestep: f64, context: &Context) -> Result<Tensor> {
+        if context.layers.len() != self.names.len() {
+            return Err(Error::usage("context", "was made for another net"));
+        }
+        self.encoder.time().forward(timestep, context.guidance.as_ref())
+    }
+
+    fn last_up(&self) -> Result<(&UpBlock, &[UpBlock])> {
+        self.up.split_last().ok_or_else(|| Error::usage("UNet", "has no blocks"))
+    }
+
+    fn leave(&self, hidden: &Tensor, dtype: DType) -> Result<Tensor> {
+        Ok(self.conv_out.forward(&self.norm_out.forward_silu(hidden)?)?.to_dtype(dtype)?)
     }
 }

@@ -36,13 +36,11 @@ impl ResnetBlock {
 
     /// `time` is `[1, time_width]` with SiLU applied.
     pub(crate) fn forward(&self, xs: &Tensor, time: &Tensor) -> Result<Tensor> {
-        let hidden = self.conv1.forward(&self.norm1.forward_silu(xs)?)?;
-        let time = self.time.forward(time)?.unsqueeze(2)?.unsqueeze(3)?;
-        let hidden = hidden.broadcast_add(&time)?;
+        let hidden = self.conv1.forward_shifted(&self.norm1.forward_silu(xs)?, &self.time.forward(time)?)?;
         let hidden = self.conv2.forward(&self.norm2.forward_silu(&hidden)?)?;
         match &self.shortcut {
-            None => Ok((xs + hidden)?),
-            Some(shortcut) => Ok((shortcut.forward(xs)? + hidden)?),
+            None => ops::add(xs, &hidden),
+            Some(shortcut) => ops::add(&shortcut.forward(xs)?, &hidden),
         }
     }
 }
@@ -81,6 +79,6 @@ impl Upsample {
 
     /// The size is that of the skip connection that follows: twice the input's, or one less where halving rounded up.
     pub(crate) fn forward(&self, xs: &Tensor, height: usize, width: usize) -> Result<Tensor> {
-        self.conv.forward(&ops::upsample_nearest(xs, height, width)?)
+        self.conv.forward_enlarged(xs, height, width)
     }
 }

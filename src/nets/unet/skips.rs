@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 
 use crate::error::{Error, Result};
+use crate::ops;
 
 /// What a ControlNet found: one tensor to add to each skip connection and one for the middle.
 #[derive(Debug, Clone)]
@@ -43,7 +44,8 @@ fn add(xs: &Tensor, residual: &Tensor) -> Result<Tensor> {
         let reason = format!("residuals of shape {:?} for a layer of shape {:?}", residual.dims(), xs.dims());
         return Err(Error::usage("ControlNet", reason).with_hint("use a ControlNet made for this base model"));
     }
-    Ok(xs.broadcast_add(&residual.to_dtype(xs.dtype())?)?)
+    let residual = residual.to_dtype(xs.dtype())?;
+    if residual.shape() == xs.shape() { ops::add(xs, &residual) } else { Ok(xs.broadcast_add(&residual)?) }
 }
 
 /// The encoder's outputs, last in first out: each is freed as soon as the decoder has used it.
@@ -62,6 +64,15 @@ impl<'a> Skips<'a> {
             return Err(Error::usage("ControlNet", reason).with_hint("use a ControlNet made for this base model"));
         }
         Ok(Self { tensors, residuals })
+    }
+
+    /// The first skip connection alone, with what is to be added to it.
+    pub(crate) fn entry(xs: Tensor, residual: Option<&Tensor>) -> Result<Self> {
+        let xs = match residual {
+            Some(residual) => add(&xs, residual)?,
+            None => xs,
+        };
+        Ok(Self { tensors: vec![xs], residuals: None })
     }
 
     /// The latest tensor left, with its residual added.

@@ -52,14 +52,13 @@ impl SpatialTransformer {
     }
 
     pub(crate) fn forward(&self, xs: &Tensor, context: &[LayerContext]) -> Result<Tensor> {
-        let (batch, channels, height, width) = xs.dims4()?;
-        let tokens = self.norm.forward(xs)?.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
+        let (_, _, height, width) = xs.dims4()?;
+        let tokens = ops::to_tokens(&self.norm.forward(xs)?)?;
         let mut tokens = self.proj_in.forward(&tokens)?;
         for block in &self.blocks {
             tokens = block.forward(tokens, context)?;
         }
-        let hidden = self.proj_out.forward(&tokens)?.transpose(1, 2)?.reshape((batch, channels, height, width))?;
-        Ok((hidden + xs)?)
+        ops::add(&ops::from_tokens(&self.proj_out.forward(&tokens)?, height, width)?, xs)
     }
 }
 
@@ -90,9 +89,9 @@ impl TransformerBlock {
     }
 
     fn forward(&self, xs: Tensor, context: &[LayerContext]) -> Result<Tensor> {
-        let xs = (self.attn1.forward(&self.norm1.forward(&xs)?)? + xs)?;
-        let xs = (self.attn2.forward(&self.norm2.forward(&xs)?, context)? + xs)?;
-        Ok((self.feed_forward.forward(&self.norm3.forward(&xs)?)? + xs)?)
+        let xs = ops::add(&self.attn1.forward(&self.norm1.forward(&xs)?)?, &xs)?;
+        let xs = ops::add(&self.attn2.forward(&self.norm2.forward(&xs)?, context)?, &xs)?;
+        ops::add(&self.feed_forward.forward(&self.norm3.forward(&xs)?)?, &xs)
     }
 }
 
@@ -118,7 +117,6 @@ impl FeedForward {
     }
 
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let gate = ops::gelu(&self.gate.forward(xs)?)?;
-        self.out.forward(&(self.value.forward(xs)? * gate)?)
+        self.out.forward(&ops::gated_gelu(&self.value.forward(xs)?, &self.gate.forward(xs)?)?)
     }
 }

@@ -42,7 +42,7 @@ impl Residual {
         inner = self.conv1.forward(&inner)?;
         inner = self.norm2.forward_silu(&inner)?;
         inner = self.conv2.forward(&inner)?;
-        Ok((xs + inner)?)
+        ops::add(&xs, &inner)
     }
 }
 
@@ -73,16 +73,15 @@ impl Attention {
     }
 
     fn forward(&self, xs: Tensor) -> Result<Tensor> {
-        let (batch, channels, height, width) = xs.dims4()?;
+        let (_, channels, height, width) = xs.dims4()?;
         // [batch, one head, pixels, channels]
-        let pixels = self.norm.forward(&xs)?.flatten_from(2)?.transpose(1, 2)?.contiguous()?.unsqueeze(1)?;
+        let pixels = ops::to_tokens(&self.norm.forward(&xs)?)?.unsqueeze(1)?;
         let q = self.q.forward(&pixels)?;
         let k = self.k.forward(&pixels)?;
         let v = self.v.forward(&pixels)?;
         drop(pixels);
         let seen = ops::attention(&q, &k, &v, (channels as f64).powf(-0.5), None)?;
-        let seen = self.out.forward(&seen)?.squeeze(1)?.transpose(1, 2)?.reshape((batch, channels, height, width))?;
-        Ok((xs + seen)?)
+        ops::add(&xs, &ops::from_tokens(&self.out.forward(&seen)?.squeeze(1)?, height, width)?)
     }
 }
 

@@ -6,7 +6,7 @@ use candle_nn::VarBuilder;
 use super::block::{EPS, Middle, Residual, residuals};
 use super::config::VaeConfig;
 use crate::error::Result;
-use crate::ops::{self, Conv2d, GroupNorm};
+use crate::ops::{Conv2d, GroupNorm};
 
 #[derive(Debug, Clone)]
 pub(super) struct Decoder {
@@ -62,10 +62,9 @@ impl Decoder {
 
 impl Block {
     fn forward(&self, xs: Tensor) -> Result<Tensor> {
-        let mut xs = self.resnets.iter().try_fold(xs, |xs, resnet| resnet.forward(xs))?;
+        let xs = self.resnets.iter().try_fold(xs, |xs, resnet| resnet.forward(xs))?;
         let Some(conv) = &self.upsampler else { return Ok(xs) };
         let (_, _, height, width) = xs.dims4()?;
-        xs = ops::upsample_nearest(&xs, 2 * height, 2 * width)?;
-        conv.forward(&xs)
+        conv.forward_enlarged(&xs, 2 * height, 2 * width)
     }
 }

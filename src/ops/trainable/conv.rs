@@ -9,6 +9,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::super::direct::{Direct, halved};
+use super::super::floats::Floats;
 use super::super::product::{Matrix, Target, contiguous, multiply};
 use super::super::winograd::{Winograd, longest_run, zero_padded};
 use super::axis::Axis;
@@ -115,6 +116,7 @@ impl Conv {
             let Sizes { inputs, outputs, width, plane, .. } = *sizes;
             let (rows, columns, height) = (&rows[..], &columns[..], plane / width.max(1));
             let (turned, bias, relu) = (false, Some(bias), self.relu);
+            let weight = Floats::Single(weight);
             return Winograd { xs, batch, inputs, outputs, height, width, rows, columns, weight, turned, bias, relu }
                 .run();
         }
@@ -236,7 +238,7 @@ impl Conv {
                 width: out_width,
                 rows: &rows,
                 columns: &columns,
-                weight,
+                weight: Floats::Single(weight),
                 turned: true,
                 bias: None,
                 relu: false,

@@ -265,6 +265,12 @@ unsafe fn weights<S: Simd, const ROWS: usize>(conv: &Winograd<'_>, panels: Range
     for (panel, to) in panels.zip(to.chunks_exact_mut(POINTS * length)) {
         // What lies beyond the last output or input is read from the last and never looked at.
         let last_row = (outputs - 1 - panel * ROWS).min(ROWS - 1);
+        let taps_of = if turned {
+            panel * ROWS * 9..weight.len()
+        } else {
+            panel * ROWS * output_step..outputs.min((panel + 1) * ROWS) * output_step
+        };
+        let panel_taps = weight.part(taps_of);
         let offsets_from = |first: usize| -> [i32; MOST_LANES] {
             std::array::from_fn(|lane| {
                 let (input, row) = ((first + lane) / ROWS, (first + lane) % ROWS);
@@ -280,7 +286,7 @@ unsafe fn weights<S: Simd, const ROWS: usize>(conv: &Winograd<'_>, panels: Range
             } else {
                 (0, offsets_from(first))
             };
-            let from = &weight[panel * ROWS * output_step + start..];
+            let from = &panel_taps[start..];
             // SAFETY: the offsets are those of taps of outputs and inputs that exist, where the slice holds nine taps
             // each; `count` floats from `first` on lie inside the point's `length`.
             unsafe {

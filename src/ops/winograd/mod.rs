@@ -10,6 +10,7 @@ mod transform;
 
 use std::ops::Range;
 
+use super::floats::Floats;
 use super::simd::Isa;
 
 /// Values per tile and channel.
@@ -33,7 +34,7 @@ pub(super) struct Winograd<'a> {
     /// The same for the columns.
     pub(super) columns: &'a [u32],
     /// 3 x 3 taps per pair of channels.
-    pub(super) weight: &'a [f32],
+    pub(super) weight: Floats<'a>,
     /// Exchanges the weight's two channels and turns its taps by 180 degrees: the convolution of the gradient.
     pub(super) turned: bool,
     pub(super) bias: Option<&'a [f32]>,
@@ -113,6 +114,7 @@ mod tests {
     /// The definition in double precision.
     fn exact(conv: &Winograd<'_>) -> Vec<f64> {
         let (height, width) = (conv.rows.len() - 2, conv.columns.len() - 2);
+        let weights = conv.weight.whole();
         let mut out = Vec::new();
         for image in 0..conv.batch {
             for output in 0..conv.outputs {
@@ -126,9 +128,9 @@ mod tests {
                         let plane = (image * conv.inputs + input) * conv.height;
                         let value = conv.xs[(plane + row as usize) * conv.width + column as usize];
                         let weight = if conv.turned {
-                            conv.weight[(input * conv.outputs + output) * 9 + 8 - tap]
+                            weights[(input * conv.outputs + output) * 9 + 8 - tap]
                         } else {
-                            conv.weight[(output * conv.inputs + input) * 9 + tap]
+                            weights[(output * conv.inputs + input) * 9 + tap]
                         };
                         sum += f64::from(value) * f64::from(weight);
                     }
@@ -150,7 +152,7 @@ mod tests {
         let bias = random(outputs, 3);
         let bias = (kind < 4).then_some(&bias[..]);
         let (rows, columns) = (lines(height), lines(width));
-        let (xs, weight, rows, columns) = (&xs[..], &weight[..], &rows[..], &columns[..]);
+        let (xs, weight, rows, columns) = (&xs[..], Floats::Single(&weight), &rows[..], &columns[..]);
         let conv = Winograd { xs, batch, inputs, outputs, height, width, rows, columns, weight, turned, bias, relu };
         let exact = exact(&conv);
         let ours = conv.run_with(isa);
@@ -220,7 +222,7 @@ mod tests {
                 width,
                 rows: &rows,
                 columns: &columns,
-                weight: &weight,
+                weight: Floats::Single(&weight),
                 turned: false,
                 bias: Some(&bias),
                 relu: true,
