@@ -104,18 +104,24 @@ fn the_style_picture_decides_how_and_not_what() {
     assert!(of("a banana")[1] > of("a red apple")[1] + 0.2);
 }
 
+/// A lemon and not an apple: what it has learned best does not bend to a shape it never had.
 #[test]
 fn the_structure_decides_where_and_not_what() {
     for (wide, high) in [(28.0, 14.0), (14.0, 28.0)] {
         let shape = ellipse(wide, high);
         let inside = |x, y| shape.get_pixel(x, y).0[0] > 0;
-        let apple = paint("a red apple", None, Some(&shape), 1);
-        let found = overlap(inside, |x, y| is_painted(apple.get_pixel(x, y)));
-        assert!(found > 0.55, "{wide} x {high}: {found:.2}");
-        let free = paint("a red apple", None, None, 1);
-        assert!(overlap(inside, |x, y| is_painted(free.get_pixel(x, y))) < found - 0.1);
-        let [red, green, _] = colour(&apple);
-        assert!(red > green + 0.2, "still red: {red:.2} {green:.2}");
+        for prompt in ["a lemon", "an egg"] {
+            let shaped = paint(prompt, None, Some(&shape), 1);
+            let found = overlap(inside, |x, y| is_painted(shaped.get_pixel(x, y)));
+            assert!(found > 0.6, "{prompt}, {wide} x {high}: {found:.2}");
+            let free = paint(prompt, None, None, 1);
+            assert!(
+                overlap(inside, |x, y| is_painted(free.get_pixel(x, y))) < found - 0.15,
+                "{prompt}, {wide} x {high}"
+            );
+        }
+        let [red, green, blue] = colour(&paint("a lemon", None, Some(&shape), 1));
+        assert!(green > 0.5 && red > blue + 0.2, "still yellow: {red:.2} {green:.2} {blue:.2}");
     }
 }
 
@@ -124,10 +130,10 @@ fn all_three_hold_together() {
     let [plain, bright] = styles();
     let shape = ellipse(28.0, 16.0);
     for (style, colours) in [(plain, 0.0..0.2), (bright, 0.3..1.0)] {
-        let picture = paint("a red apple", Some(&style), Some(&shape), 1);
+        let picture = paint("a lemon", Some(&style), Some(&shape), 1);
         assert!(colours.contains(&colourfulness(&picture)), "{:.2} is not in {colours:?}", colourfulness(&picture));
         let found = overlap(|x, y| shape.get_pixel(x, y).0[0] > 0, |x, y| is_painted(picture.get_pixel(x, y)));
-        assert!(found > 0.5, "{found:.2}");
+        assert!(found > 0.6, "{found:.2}");
     }
 }
 

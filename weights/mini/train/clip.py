@@ -5,21 +5,22 @@
 Writes OUT/clip.pt (checkpoint; the same command goes on from it) and, at the end, OUT/model/tokenizer, OUT/model/text_encoder
 and OUT/image_encoder in diffusers' layout. With --start the vision encoder of MODEL learns on and the text encoder stays
 what it is, so that what was trained on it stays right. Prints how often the concept of a picture that was never shown is the nearest, and
-among the nearest five, of 200 captions.
+among the nearest five, of 200 captions, and how often its style is the nearest of the seven.
 """
 
-import argparse
+import hashlib
 import json
 import random
-import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from common import Pictures, Stage, article, batch_of, caption
+from common import Pictures, Stage, arguments, article, batch_of, caption
+from data import STYLES
 
 LENGTH = 77
 MERGES = 900
@@ -95,13 +96,39 @@ def moved(pixels, rng):
     return F.grid_sample(pixels - 1, grid, align_corners=False) + 1  # white beyond the edges
 
 
-def loss_of(net, words, pictures, indices, seed):
+class Seen:
+    """Pictures as they are, or as the VAE gives them back: so soft are those that are painted."""
+
+    SOFT = 0.4
+
+    @torch.no_grad()
+    def __init__(self, pictures, vae, folder):
+        self.sharp = pictures
+        weights = b"".join(value.numpy().tobytes() for value in vae.state_dict().values())
+        path = folder / f"soft-{hashlib.sha256(weights).hexdigest()[:12]}.pt"
+        if not path.exists():
+            parts = []
+            for at in range(0, len(pictures.rows), 64):
+                pixels = pictures[list(range(at, min(at + 64, len(pictures.rows))))]
+                soft = vae.decode(vae.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
+                parts.append(((soft + 1) * 127.5).round().byte())
+            torch.save(torch.cat(parts), path)
+        self.soft = torch.load(path, weights_only=True)
+
+    def __call__(self, indices, rng):
+        at = torch.as_tensor(indices)
+        soft = self.soft[at].float() / 127.5 - 1
+        chosen = torch.rand(len(at), 1, 1, 1, generator=rng) < self.SOFT
+        return moved(torch.where(chosen, soft, self.sharp[indices]), rng)
+
+
+def loss_of(net, texts, pictures, see, indices, seed):
     rng = random.Random(seed)
     rows = [pictures.rows[index] for index in indices]
     captions, plain = zip(*(caption(row, rng) for row in rows))
-    pixels = moved(pictures[indices], torch.Generator().manual_seed(seed))
+    pixels = see(indices, torch.Generator().manual_seed(seed))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        by_text = net.text_projection(net.text_model(encode(words, captions)).pooler_output).float()
+        by_text = net.text_projection(texts(captions)).float()
         by_image = net.visual_projection(net.vision_model(seen(pixels)).pooler_output).float()
     logits = F.normalize(by_text, dim=1) @ F.normalize(by_image, dim=1).T * net.logit_scale.exp().clamp(max=100)
     # A caption without a style fits all pictures of its thing.
@@ -109,12 +136,46 @@ def loss_of(net, words, pictures, indices, seed):
         [[a["concept"] == b["concept"] and (p or a["style"] == b["style"]) for b in rows] for a, p in zip(rows, plain)]
     ).float()
     per_text, per_image = fits / fits.sum(1, keepdim=True), fits.T / fits.T.sum(1, keepdim=True).clamp(min=1)
-    return (F.cross_entropy(logits, per_text) + F.cross_entropy(logits.T, per_image)) / 2
+    found = (F.cross_entropy(logits, per_text) + F.cross_entropy(logits.T, per_image)) / 2
+    # Against the styles alone.
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        by_style = net.text_projection(texts([phrases[0] for phrases in STYLES.values()])).float()
+    styles = F.normalize(by_image, dim=1) @ F.normalize(by_style, dim=1).T * net.logit_scale.exp().clamp(max=100)
+    named = torch.tensor([list(STYLES).index(row["style"]) for row in rows])
+    return found + 0.5 * F.cross_entropy(styles, named)
+
+
+class Pooled:
+    """What the text encoder makes of captions [n, 256]; computed once for each if it does not learn."""
+
+    def __init__(self, net, words, learns):
+        self.net, self.words, self.learns, self.known = net, words, learns, {}
+
+    def __call__(self, captions):
+        if self.learns:
+            return self.net.text_model(encode(self.words, captions)).pooler_output
+        new = sorted(set(captions) - set(self.known))
+        if new:
+            with torch.no_grad():
+                self.known.update(zip(new, self.net.text_model(encode(self.words, new)).pooler_output))
+        return torch.stack([self.known[text] for text in captions])
+
+
+@torch.no_grad()
+def meet(net, texts, pictures):
+    """A projection of the texts to begin with, where the pictures already are: least squares."""
+    images, pooled = [], []
+    for at in range(0, len(pictures.train), 128):
+        some = pictures.train[at : at + 128]
+        embedded = net.visual_projection(net.vision_model(seen(pictures[some])).pooler_output)
+        images.append(F.normalize(embedded, dim=1))
+        pooled.append(texts([caption(pictures.rows[index], random.Random(index))[0] for index in some]))
+    net.text_projection.weight.copy_(torch.linalg.lstsq(torch.cat(pooled), torch.cat(images)).solution.T)
 
 
 @torch.no_grad()
 def ranks(net, words, pictures, count=200, seed=0):
-    """How often the right caption of `count` is first, and among the first five, for held-out pictures."""
+    """For held-out pictures: how often the right caption of `count` is first, among the first five, and the right style first."""
     concepts = sorted({row["concept"] for row in pictures.rows})
     chosen = random.Random(seed).sample(concepts, count)
     names = {row["concept"]: row["words"] for row in pictures.rows}
@@ -124,20 +185,15 @@ def ranks(net, words, pictures, count=200, seed=0):
     by_image = F.normalize(net.visual_projection(net.vision_model(seen(pictures[shown])).pooler_output), dim=1)
     best = (by_image @ by_text.T).topk(5, dim=1).indices
     right = torch.tensor([chosen.index(pictures.rows[index]["concept"]) for index in shown])[:, None]
-    return float((best[:, :1] == right).float().mean()), float((best == right).any(1).float().mean())
+    styles = encode(words, [phrases[0] for phrases in STYLES.values()])
+    by_style = F.normalize(net.text_projection(net.text_model(styles).pooler_output), dim=1)
+    own = torch.tensor([list(STYLES).index(pictures.rows[index]["style"]) for index in shown])
+    styled = (by_image @ by_style.T).argmax(1) == own
+    return [float(found.float().mean()) for found in (best[:, :1] == right, (best == right).any(1), styled)]
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=1_600)
-    parser.add_argument("--batch", type=int, default=96)
-    parser.add_argument("--start", type=Path)
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
+    options = arguments(__doc__, steps=1_600, batch=96)
     pictures = Pictures(options.data)
     words = tokenizer(pictures.rows, options.out / "model" / "tokenizer") if not options.start else (
         CLIPTokenizer.from_pretrained(options.start / "tokenizer"))
@@ -149,21 +205,20 @@ def main():
         vision = CLIPVisionModelWithProjection.from_pretrained(options.start / "image_encoder", dtype=torch.float32)
         net.vision_model.load_state_dict(vision.vision_model.state_dict())
         net.visual_projection.load_state_dict(vision.visual_projection.state_dict())
+    texts = Pooled(net, words, not options.start)
+    vae = AutoencoderKL.from_pretrained(options.out / "model" / "vae", torch_dtype=torch.float32).eval()
+    see = Seen(pictures, vae, options.out)
+    if options.start and not (options.out / "clip.pt").exists():
+        meet(net, texts, pictures)
     print(f"{len(words)} words, {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M weights", flush=True)
-    stage = Stage(options.out / "clip.pt", {"clip": net}, peak=1e-3, steps=options.steps, weight_decay=0.1)
-    begun, first = time.time(), stage.step
+    stage = Stage(options.out / "clip.pt", {"clip": net}, peak=3e-4 if options.start else 1e-3, options=options, weight_decay=0.1)
     while stage.step < options.steps:
         indices = batch_of(pictures.train, 2, stage.step, options.batch)
-        loss = loss_of(net, words, pictures, indices, stage.step)
-        stage.learn(loss)
-        if stage.step % 100 == 0:
-            speed = (stage.step - first) * options.batch / (time.time() - begun)
-            print(f"{stage.step}/{options.steps}  loss {loss.item():.4f}  {speed:.1f} pictures/s", flush=True)
-        if stage.step % 500 == 0:
-            stage.save()
-            print("held out: first {:.1%}, first five {:.1%}".format(*ranks(net, words, pictures)), flush=True)
+        loss = loss_of(net, texts, pictures, see, indices, stage.step)
+        if stage.learn(loss):
+            print("held out: first {:.1%}, first five {:.1%}, style {:.1%}".format(*ranks(net, words, pictures)), flush=True)
     net = stage.with_means()["clip"]
-    print("held out, running mean: first {:.1%}, first five {:.1%}".format(*ranks(net, words, pictures)))
+    print("held out, running mean: first {:.1%}, first five {:.1%}, style {:.1%}".format(*ranks(net, words, pictures)))
     text = CLIPTextModel(net.config.text_config)
     text.load_state_dict({name.removeprefix("text_model."): value for name, value in net.state_dict().items()
                           if name.startswith("text_model.")}, strict=True) if not hasattr(text, "text_model") else (

@@ -1,9 +1,11 @@
-"""What the stages share: the pictures, captions, checkpoints, learning rates, running means."""
+"""What the stages share: the command line, the pictures, captions, checkpoints, learning rates, running means."""
 
+import argparse
 import json
 import math
 import os
 import random
+import time
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +89,21 @@ OTHER_NAMES = {
     "motor-scooter": ["scooter"],
     "night-with-stars": ["city at night"],
 }
+
+
+def arguments(about, steps, batch):
+    """What every stage is asked, with its own numbers of steps and of pictures in each."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--batch", type=int, default=batch)
+    parser.add_argument("--start", type=Path, help="a model whose weights to begin with")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    return options
 
 
 class Pictures:
@@ -175,14 +192,17 @@ class Mean:
 class Stage:
     """A training that can be stopped at any time: model, optimiser, running mean and step, written whole."""
 
-    def __init__(self, path, modules, peak, steps, decay=0.999, weight_decay=0.01):
-        self.path, self.modules, self.peak, self.steps = Path(path), modules, peak, steps
+    def __init__(self, path, modules, peak, options, decay=0.999, weight_decay=0.01):
+        self.path, self.modules, self.peak = Path(path), modules, peak
+        self.steps, self.batch = options.steps, options.batch
         trained = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
+        print(f"{sum(p.numel() for p in trained) / 1e6:.2f} M weights learn", flush=True)
         self.optimizer = torch.optim.AdamW(trained, lr=peak, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
         self.means = {name: Mean(module, decay) for name, module in modules.items()}
         self.parameters, self.step = trained, 0
         if self.path.exists():
             self.load()
+        self.begun, self.first, self.losses = time.time(), self.step, []
 
     def load(self):
         saved = torch.load(self.path, map_location="cpu", weights_only=True)
@@ -206,7 +226,7 @@ class Stage:
         os.replace(beside, self.path)
 
     def learn(self, loss):
-        """One update."""
+        """One update. Says how it goes every 100, and saves every 500: then the answer is True."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate(self.step, self.steps, self.peak)
         self.optimizer.zero_grad(set_to_none=True)
@@ -216,6 +236,14 @@ class Stage:
         self.step += 1
         for name, module in self.modules.items():
             self.means[name].follow(module, self.step)
+        self.losses = [*self.losses[-99:], loss.item()]
+        if self.step % 100 == 0:
+            speed = (self.step - self.first) * self.batch / (time.time() - self.begun)
+            mean = sum(self.losses) / len(self.losses)
+            print(f"{self.step}/{self.steps}  loss {mean:.4f}  {speed:.1f} pictures/s", flush=True)
+        if self.step % 500 == 0:
+            self.save()
+        return self.step % 500 == 0
 
     def with_means(self):
         """The modules with their running means: for samples and for what is shipped."""

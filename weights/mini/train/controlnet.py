@@ -6,13 +6,11 @@ Needs OUT/model of the stages before. It begins as a copy of the UNet, or with M
 OUT/controlnet.pt (checkpoint; the same command goes on from it), OUT/controlnet.png
 (maps, and below them what is painted after them) and, at the end, OUT/controlnet in diffusers' layout.
 
-Two kinds of map: OpenCV's Canny edges with thresholds 100 and 200 (white on black) for three pictures in four, and the filled outline
-(white on black). Edges are found at 64, 160 and 400 pixels and then made smaller, because that is what becomes of a larger picture. Zhang et al. 2023, arXiv:2302.05543; three captions in ten are empty, so that the map counts.
+Two kinds of map: OpenCV's Canny edges with thresholds 100 and 200 (white on black) for three pictures in five, and the filled outline
+(white on black). Edges are found at 64, 160 and 400 pixels and then made smaller, because that is what becomes of a larger picture. Zhang et al. 2023, arXiv:2302.05543; half of the captions are empty, so that the map counts.
 """
 
-import argparse
 import random
-import time
 from pathlib import Path
 
 import cv2
@@ -22,10 +20,11 @@ from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, StableDiffu
 from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 
-from common import Pictures, Stage, batch_of, caption
+from common import Pictures, Stage, arguments, batch_of, caption
 from unet import CAPTIONS, SCHEDULE, Texts, chosen, latents_of, loss_of, pipeline
 
-EMPTY = 0.3
+EMPTY = 0.5
+KINDS = [0, 1, 1, 2, 3]  # of maps_of: silhouettes twice as often as each kind of edges
 WHITE = 245
 
 
@@ -78,16 +77,7 @@ def samples(painter, maps, pictures, path, count=8):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=1_500)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--start", type=Path)
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
+    options = arguments(__doc__, steps=1_500, batch=32)
     model = options.out / "model"
     pictures = Pictures(options.data)
     vae, texts = AutoencoderKL.from_pretrained(model / "vae", torch_dtype=torch.float32).eval(), Texts(model)
@@ -103,17 +93,15 @@ def main():
     for net in (unet, controlnet):
         net.set_attn_processor(AttnProcessor())
         net.to(memory_format=torch.channels_last)
-    print(f"{sum(p.numel() for p in controlnet.parameters()) / 1e6:.2f} M weights", flush=True)
     items = chosen(pictures, pictures.train)
     schedule = DDIMScheduler(**SCHEDULE)
-    stage = Stage(options.out / "controlnet.pt", {"controlnet": controlnet}, peak=4e-4, steps=options.steps, decay=0.998)
+    stage = Stage(options.out / "controlnet.pt", {"controlnet": controlnet}, peak=4e-4, options=options, decay=0.998)
     painter = StableDiffusionControlNetPipeline(**pipeline(model, unet, vae, texts).components, controlnet=controlnet)
-    begun, first, losses = time.time(), stage.step, []
     while stage.step < options.steps:
         draw = random.Random(stage.step)
         asked, hints, clean = [], [], []
         for index in batch_of(items, 5, stage.step, options.batch):
-            mirrored, kind = draw.randrange(2), draw.randrange(4)
+            mirrored, kind = draw.randrange(2), draw.choice(KINDS)
             asked.append(draw.choice(captions[index]) if draw.random() >= EMPTY else "")
             hints.append(maps[index][kind].flip(1) if mirrored else maps[index][kind])
             clean.append(latents[index, mirrored])
@@ -126,14 +114,7 @@ def main():
             )[0]
 
         loss = loss_of(predict, schedule, torch.stack(clean).float(), texts(asked), torch.Generator().manual_seed(stage.step))
-        stage.learn(loss)
-        losses.append(loss.item())
-        if stage.step % 100 == 0:
-            speed = (stage.step - first) * options.batch / (time.time() - begun)
-            mean = sum(losses[-100:]) / len(losses[-100:])
-            print(f"{stage.step}/{options.steps}  loss {mean:.4f}  {speed:.1f} pictures/s", flush=True)
-        if stage.step % 500 == 0:
-            stage.save()
+        if stage.learn(loss):
             samples(painter, maps, pictures, options.out / "controlnet.png")
     stage.with_means()
     samples(painter, maps, pictures, options.out / "controlnet.png")

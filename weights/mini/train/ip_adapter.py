@@ -10,9 +10,7 @@ The reference shows another thing in the style of the picture that is learned, a
 can only help by telling the style (compare Ye et al. 2023, arXiv:2308.06721, who show the picture itself).
 """
 
-import argparse
 import random
-import time
 from pathlib import Path
 
 import torch
@@ -23,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionModelWithProjection
 
 from clip import seen as as_seen
-from common import OTHER_NAMES, Pictures, Stage, article, batch_of
+from common import OTHER_NAMES, Pictures, Stage, arguments, article, batch_of
 from unet import SCHEDULE, Texts, chosen, latents_of, loss_of, pipeline
 
 TOKENS, WIDTH = 4, 256
@@ -116,15 +114,7 @@ def samples(painter, embeddings, references, pictures, path, guidance=4.0):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=2_000)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--start", type=Path)
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = arguments(__doc__, steps=2_000, batch=32)
     model = options.out / "model"
     pictures = Pictures(options.data)
     vae, texts = AutoencoderKL.from_pretrained(model / "vae", torch_dtype=torch.float32).eval(), Texts(model)
@@ -135,16 +125,14 @@ def main():
     start = options.start / "ip-adapter.safetensors" if options.start else None
     adapter = Adapter(unet, attach(unet, start)).requires_grad_(True)
     unet.to(memory_format=torch.channels_last)
-    print(f"{sum(p.numel() for p in adapter.parameters()) / 1e6:.2f} M weights", flush=True)
     items = chosen(pictures, pictures.train)
     of_style = {}
     for index in pictures.train:
         of_style.setdefault(pictures.rows[index]["style"], []).append(index)
     references = [others[len(others) // 3] for others in of_style.values()]
     schedule = DDIMScheduler(**SCHEDULE)
-    stage = Stage(options.out / "ip_adapter.pt", {"adapter": adapter}, peak=1e-3, steps=options.steps, decay=0.998)
+    stage = Stage(options.out / "ip_adapter.pt", {"adapter": adapter}, peak=1e-3, options=options, decay=0.998)
     painter = pipeline(model, unet, vae, texts)
-    begun, first, losses = time.time(), stage.step, []
     while stage.step < options.steps:
         draw = random.Random(stage.step)
         asked, seen, clean = [], [], []
@@ -167,14 +155,7 @@ def main():
             return unet(noisy, steps, encoder_hidden_states=hidden, added_cond_kwargs={"image_embeds": [images]}).sample
 
         loss = loss_of(predict, schedule, torch.stack(clean).float(), texts(asked), torch.Generator().manual_seed(stage.step))
-        stage.learn(loss)
-        losses.append(loss.item())
-        if stage.step % 100 == 0:
-            speed = (stage.step - first) * options.batch / (time.time() - begun)
-            mean = sum(losses[-100:]) / len(losses[-100:])
-            print(f"{stage.step}/{options.steps}  loss {mean:.4f}  {speed:.1f} pictures/s", flush=True)
-        if stage.step % 500 == 0:
-            stage.save()
+        if stage.learn(loss):
             samples(painter, embeddings, references, pictures, options.out / "ip_adapter.png")
     adapter = stage.with_means()["adapter"]
     samples(painter, embeddings, references, pictures, options.out / "ip_adapter.png")

@@ -10,10 +10,8 @@ It predicts velocities (Salimans and Ho 2022); a tenth of the captions are empty
 captions are computed once.
 """
 
-import argparse
 import json
 import random
-import time
 from pathlib import Path
 
 import torch
@@ -23,7 +21,7 @@ from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from clip import LENGTH
-from common import Pictures, Stage, batch_of, caption
+from common import Pictures, Stage, arguments, batch_of, caption
 
 CONFIG = dict(
     sample_size=16,
@@ -120,16 +118,7 @@ def samples(painter, path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=8_000)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--start", type=Path)
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
+    options = arguments(__doc__, steps=8_000, batch=32)
     model = options.out / "model"
     pictures = Pictures(options.data)
     vae, texts = AutoencoderKL.from_pretrained(model / "vae").eval(), Texts(model)
@@ -142,10 +131,8 @@ def main():
     unet.set_attn_processor(AttnProcessor())  # its backward pass is twice as fast on a CPU
     items = chosen(pictures, pictures.train)
     print(f"{len(items)} pictures", flush=True)
-    print(f"{sum(p.numel() for p in unet.parameters()) / 1e6:.2f} M weights", flush=True)
     schedule = DDIMScheduler(**SCHEDULE)
-    stage = Stage(options.out / "unet.pt", {"unet": unet}, peak=6e-4, steps=options.steps, decay=0.999)
-    begun, first, losses = time.time(), stage.step, []
+    stage = Stage(options.out / "unet.pt", {"unet": unet}, peak=5e-4, options=options, decay=0.999)
     while stage.step < options.steps:
         draw = random.Random(stage.step)
         indices = batch_of(items, 3, stage.step, options.batch)
@@ -157,14 +144,7 @@ def main():
             lambda noisy, steps, texts: unet(noisy, steps, encoder_hidden_states=texts).sample,
             schedule, clean, hidden, torch.Generator().manual_seed(stage.step),
         )
-        stage.learn(loss)
-        losses.append(loss.item())
-        if stage.step % 100 == 0:
-            speed = (stage.step - first) * options.batch / (time.time() - begun)
-            mean = sum(losses[-100:]) / len(losses[-100:])
-            print(f"{stage.step}/{options.steps}  loss {mean:.4f}  {speed:.1f} pictures/s", flush=True)
-        if stage.step % 500 == 0:
-            stage.save()
+        if stage.learn(loss):
             ahead = UNet2DConditionModel(**CONFIG)
             ahead.load_state_dict(stage.means["unet"].weights)
             samples(pipeline(model, ahead, vae, texts), options.out / "unet.png")

@@ -7,8 +7,6 @@ what it gives back) and, at the end, OUT/model/vae in diffusers' layout, its lat
 With --start the decoder of MODEL/vae learns on and the encoder stays what it is, so that what was trained on its latents stays right.
 """
 
-import argparse
-import time
 from pathlib import Path
 
 import torch
@@ -16,7 +14,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from common import Pictures, Stage, batch_of
+from common import Pictures, Stage, arguments, batch_of
 
 CONFIG = dict(
     in_channels=3,
@@ -73,37 +71,21 @@ def standardize(vae, pictures):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=2_200)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--start", type=Path)
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
+    options = arguments(__doc__, steps=2_200, batch=16)
     pictures = Pictures(options.data)
     vae = AutoencoderKL.from_pretrained(options.start / "vae", torch_dtype=torch.float32) if options.start else AutoencoderKL(**CONFIG)
     vae.to(memory_format=torch.channels_last)
     if options.start:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
-    print(f"{sum(p.numel() for p in vae.parameters()) / 1e6:.2f} M weights", flush=True)
-    stage = Stage(options.out / "vae.pt", {"vae": vae}, peak=1.5e-3, steps=options.steps, decay=0.998)
-    begun, first = time.time(), stage.step
+    stage = Stage(options.out / "vae.pt", {"vae": vae}, peak=1.5e-3, options=options, decay=0.998)
     while stage.step < options.steps:
         generator = torch.Generator().manual_seed(stage.step)
         pixels = pictures[batch_of(pictures.train, 1, stage.step, options.batch)]
         if torch.rand((), generator=generator) < 0.5:
             pixels = pixels.flip(3)
         loss = loss_of(vae, pixels, generator)
-        stage.learn(loss)
-        if stage.step % 100 == 0:
-            speed = (stage.step - first) * options.batch / (time.time() - begun)
-            print(f"{stage.step}/{options.steps}  loss {loss.item():.4f}  {speed:.1f} pictures/s", flush=True)
-        if stage.step % 500 == 0:
-            stage.save()
+        if stage.learn(loss):
             print(f"held out: {sheet(vae, pictures, options.out / 'vae.png'):.2f} dB", flush=True)
     vae = stage.with_means()["vae"]
     print(f"held out, running mean: {sheet(vae, pictures, options.out / 'vae.png'):.2f} dB")
