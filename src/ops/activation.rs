@@ -1,8 +1,8 @@
 //! Pointwise activations, exact where the reference is exact.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
-use super::pointwise;
+use super::{is_ours, pointwise};
 use crate::error::Result;
 
 /// A function of one number that has a kernel.
@@ -11,11 +11,6 @@ pub(super) enum Function {
     Silu,
     QuickGelu,
     Gelu,
-}
-
-/// Whether our kernels take it.
-fn is_ours(xs: &Tensor) -> bool {
-    xs.device().is_cpu() && xs.dtype() == DType::F32
 }
 
 /// The activations named in the models' `config.json` files.
@@ -145,6 +140,8 @@ impl Function {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::DType;
+
     use super::*;
 
     /// candle's are libm's, and its `f64` ones exact for our purpose.

@@ -1,9 +1,10 @@
 //! Two pictures' channels in one.
 
-use candle_core::{CpuStorage, CustomOp2, DType, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::fresh::{fresh, write, written};
+use super::is_ours;
 use super::product::contiguous;
 use crate::error::Result;
 
@@ -12,8 +13,7 @@ use crate::error::Result;
 /// # Errors
 /// When the shapes do not fit.
 pub fn join(first: &Tensor, second: &Tensor) -> Result<Tensor> {
-    let floats = |xs: &Tensor| xs.device().is_cpu() && xs.dtype() == DType::F32;
-    if floats(first) && floats(second) {
+    if is_ours(first) && is_ours(second) {
         return Ok(first.contiguous()?.apply_op2_no_bwd(&second.contiguous()?, &Join)?);
     }
     Ok(Tensor::cat(&[first, second], 1)?)

@@ -28,6 +28,13 @@ pub mod trainable;
 mod upsample;
 mod winograd;
 
+use candle_core::{DType, Tensor};
+
+/// Whether our kernels take a tensor: f32 on the CPU.
+fn is_ours(xs: &Tensor) -> bool {
+    xs.device().is_cpu() && xs.dtype() == DType::F32
+}
+
 pub use activation::{Activation, gated_gelu, gelu, quick_gelu, silu};
 pub use attention::attention;
 pub use conv::Conv2d;

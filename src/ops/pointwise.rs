@@ -1,11 +1,12 @@
 //! Functions element by element on the CPU, on all threads and in vectors: the framework takes one element after another on one
 //! thread, which on large pictures took as long as a convolution.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::activation::Function;
 use super::fresh::{Place, fresh, written};
+use super::is_ours;
 use super::product::contiguous;
 use super::simd::{Loops, vectorised};
 use crate::error::Result;
@@ -18,8 +19,7 @@ const PIECE: usize = 1 << 14;
 /// # Errors
 /// When the shapes differ.
 pub fn add(first: &Tensor, second: &Tensor) -> Result<Tensor> {
-    let floats = |xs: &Tensor| xs.device().is_cpu() && xs.dtype() == DType::F32;
-    if !floats(first) || !floats(second) || first.shape() != second.shape() {
+    if !is_ours(first) || !is_ours(second) || first.shape() != second.shape() {
         return Ok((first + second)?);
     }
     Ok(first.contiguous()?.apply_op2_no_bwd(&second.contiguous()?, &Two { function: None })?)
@@ -146,7 +146,7 @@ fn pairs(first: &[f32], second: &[f32], out: &mut [Place], of: impl Fn(f32, f32)
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
+    use candle_core::{DType, Device};
 
     use super::*;
 

@@ -1,9 +1,10 @@
 //! A picture's positions as tokens, and back.
 
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::fresh::{Place, fresh, write, written};
+use super::is_ours;
 use super::product::contiguous;
 use crate::error::Result;
 
@@ -38,7 +39,7 @@ pub fn heads_of(xs: &Tensor, (part, parts): (usize, usize), heads: usize) -> Res
         let reason = format!("{parts} matrices of {heads} heads do not make a width of {width}");
         return Err(candle_core::Error::Msg(reason).into());
     }
-    if xs.device().is_cpu() && xs.dtype() == DType::F32 {
+    if is_ours(xs) {
         return Ok(xs.contiguous()?.apply_op1_no_bwd(&Heads { part, parts, heads })?);
     }
     let split = xs.reshape((batch, count, parts, heads, width / parts / heads))?;
@@ -81,7 +82,7 @@ impl CustomOp1 for Heads {
 
 /// The last two axes exchanged, contiguous.
 fn turned(xs: &Tensor) -> Result<Tensor> {
-    if xs.device().is_cpu() && xs.dtype() == DType::F32 {
+    if is_ours(xs) {
         return Ok(xs.contiguous()?.apply_op1_no_bwd(&Turn)?);
     }
     Ok(xs.transpose(1, 2)?.contiguous()?)
@@ -126,7 +127,7 @@ fn turn(xs: &[f32], (rows, columns): (usize, usize), out: &mut [Place]) {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
+    use candle_core::{DType, Device};
 
     use super::*;
 
