@@ -32,7 +32,7 @@ fn main() -> Result<()> {
     request.validate()?;
     let (device, _) = Backend::Auto.open()?;
     let paths = ModelPaths { model: model.into(), ..ModelPaths::default() };
-    let mut diffusion = Diffusion::open(&paths, &device, Precision::for_device(&device).dtype())?;
+    let mut diffusion = Diffusion::open(&paths, &device, Precision::for_device(&device))?;
     let prepared = diffusion.prepare(&request, &mut silent)?;
     write::png(output, &diffusion.paint(&prepared, 0, 0, &mut silent)?, &[])
 }

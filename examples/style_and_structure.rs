@@ -42,7 +42,7 @@ fn main() -> Result<()> {
         ..Request::default()
     };
     let (device, _) = Backend::Auto.open()?;
-    let mut diffusion = Diffusion::open(&paths, &device, Precision::for_device(&device).dtype())?;
+    let mut diffusion = Diffusion::open(&paths, &device, Precision::for_device(&device))?;
     // Encoders, keys and values and the map are worked out once; every further seed costs only its steps.
     let prepared = diffusion.prepare(&request, &mut silent)?;
     for (index, seed) in (7..9).enumerate() {

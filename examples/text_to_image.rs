@@ -18,7 +18,7 @@ fn main() -> Result<()> {
         return Err(Error::usage("arguments", "expected MODEL PROMPT OUT.png"));
     };
     let (device, _) = Backend::Auto.open()?;
-    let dtype = Precision::for_device(&device).dtype();
+    let precision = Precision::for_device(&device);
     let paths = ModelPaths { model: model.into(), ..ModelPaths::default() };
     let request = Request { prompt: prompt.clone(), steps: 20, ..Request::default() };
 
@@ -26,7 +26,7 @@ fn main() -> Result<()> {
         eprintln!("{} {}/{}", at.label, at.done, at.total);
         Ok(())
     };
-    let mut diffusion = Diffusion::open(&paths, &device, dtype)?;
+    let mut diffusion = Diffusion::open(&paths, &device, precision)?;
     let prepared = diffusion.prepare(&request, &mut on_progress)?;
     for warning in &prepared.warnings {
         eprintln!("warning: {warning}");

@@ -1,8 +1,9 @@
 //! The Stable Diffusion that is in memory, for who paints with several settings one after the other: the same checkpoint is
 //! not read twice, and two are never held at once.
 
-use candle_core::{DType, Device, DeviceLocation};
+use candle_core::{Device, DeviceLocation};
 use impasto::Result;
+use impasto::device::Precision;
 use impasto::pipeline::{Diffusion, ModelPaths};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -17,7 +18,7 @@ pub(crate) struct Loaded {
 struct Open {
     paths: ModelPaths,
     device: DeviceLocation,
-    dtype: DType,
+    precision: Precision,
     diffusion: Rc<RefCell<Diffusion>>,
 }
 
@@ -33,11 +34,11 @@ impl Loaded {
         &mut self,
         paths: &ModelPaths,
         device: &Device,
-        dtype: DType,
+        precision: Precision,
     ) -> Result<Rc<RefCell<Diffusion>>> {
         if let Some(open) = &mut self.open
             && open.device == device.location()
-            && open.dtype == dtype
+            && open.precision == precision
             && open.paths.same_model(paths)
         {
             open.diffusion.borrow_mut().change_adapters(paths);
@@ -45,10 +46,11 @@ impl Loaded {
             return Ok(Rc::clone(&open.diffusion));
         }
         self.open = None;
-        let mut diffusion = Diffusion::open(paths, device, dtype)?;
+        let mut diffusion = Diffusion::open(paths, device, precision)?;
         diffusion.keep_encoded(self.keep_encoded);
         let diffusion = Rc::new(RefCell::new(diffusion));
-        let open = Open { paths: paths.clone(), device: device.location(), dtype, diffusion: Rc::clone(&diffusion) };
+        let open =
+            Open { paths: paths.clone(), device: device.location(), precision, diffusion: Rc::clone(&diffusion) };
         self.open = Some(open);
         Ok(diffusion)
     }

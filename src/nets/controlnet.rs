@@ -13,6 +13,7 @@ use crate::nets::unet::block::{MidBlock, Step};
 use crate::nets::unet::config::{EncoderConfig, Keys};
 use crate::nets::unet::context::Layers;
 use crate::nets::unet::encoder::Encoder;
+use crate::nets::unet::transformer::SpatialTransformer;
 use crate::ops::{self, Conv2d};
 
 pub use crate::nets::unet::Residuals;
@@ -145,6 +146,15 @@ impl ControlNet {
             return self.hint.forward(&Tensor::cat(&planes, 1)?);
         }
         self.hint.forward(&map.contiguous()?)
+    }
+
+    /// Rounds the linear maps of its transformers to eight bits: see [`ops::Linear::quantize`].
+    ///
+    /// # Errors
+    /// When their weights cannot be read.
+    pub fn quantize(&mut self) -> Result<()> {
+        let mid = self.mid.iter_mut().map(MidBlock::transformer_mut);
+        self.encoder.transformers_mut().chain(mid).try_for_each(SpatialTransformer::quantize)
     }
 
     /// Prepares the text `[batch, n, width]`, once per picture.

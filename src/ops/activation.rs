@@ -2,6 +2,7 @@
 
 use candle_core::Tensor;
 
+use super::simd::ROUND;
 use super::{is_ours, pointwise};
 use crate::error::Result;
 
@@ -92,8 +93,6 @@ pub(super) fn sigmoid_f32(x: f32) -> f32 {
 /// Cody-Waite reduction to |r| <= ln(2)/2, then the degree-6 minimax polynomial of Cephes' `expf`.
 #[inline(always)]
 pub(super) fn exp_f32(x: f32) -> f32 {
-    // Adding 1.5 * 2^23 rounds to an integer in the low bits without a call to `round`.
-    const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.3, 88.3);
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;

@@ -73,17 +73,8 @@ impl<'a> Floats<'a> {
         Wide::Widened(wide)
     }
 
-    /// Some of them, widened on the calling thread.
-    pub(super) fn part(self, range: Range<usize>) -> Wide<'a> {
-        if let Self::Single(floats) = self {
-            return Wide::Own(&floats[range]);
-        }
-        let mut wide = Scratch::new(range.len());
-        self.widen(range, &mut wide);
-        Wide::Widened(wide)
-    }
-
-    fn widen(self, range: Range<usize>, to: &mut [f32]) {
+    /// Copies some of them, widened.
+    pub(super) fn widen(self, range: Range<usize>, to: &mut [f32]) {
         match self {
             Self::Single(floats) => to.copy_from_slice(&floats[range]),
             Self::Half(floats) => floats[range].convert_to_f32_slice(to),

@@ -22,12 +22,13 @@ const CLASSES: usize = 24 * STEPS;
 const PAGE: usize = 4096;
 const HUGE: usize = 2 << 20;
 
-/// Bytes that may be held beyond the most that was in use: layers of other sizes take turns, and where each had to give its
-/// blocks up to the next, small pictures spent a tenth of their time on fresh pages.
+/// Bytes that may be held beyond the most that was in use, or the share of that most which it is divided by: layers of other
+/// sizes take turns, and where each had to give its blocks up to the next, fresh pages took a tenth of the time.
 const SPARE: usize = 64 << 20;
+const SPARE_SHARE: usize = 4;
 
 /// A program's allocator (`#[global_allocator]`) that keeps freed blocks of a megabyte or more for later tensors. It holds at
-/// most [`SPARE`] more than the most that was in use at once.
+/// most a quarter more than the most that was in use at once.
 pub struct Recycler {
     state: Mutex<State>,
 }
@@ -102,7 +103,8 @@ impl State {
 
     /// Returns free blocks to the system, the largest first, until there is room under the peak.
     fn release(&mut self) {
-        let room = (self.peak + SPARE).saturating_sub(self.live);
+        let spare = SPARE.max(self.peak / SPARE_SHARE);
+        let room = (self.peak + spare).saturating_sub(self.live);
         let mut class = CLASSES;
         while self.kept > room && class > 0 {
             let block = self.free[class - 1];

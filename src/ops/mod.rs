@@ -9,6 +9,7 @@ mod conv;
 mod direct;
 mod floats;
 mod fresh;
+mod int8;
 mod join;
 mod linear;
 pub mod matrix3;

@@ -125,11 +125,35 @@ pub(super) trait Simd: Copy {
     fn max(self, other: Self) -> Self;
     /// Every lane from its upper neighbour, the last one new.
     fn shift(self, last: f32) -> Self;
+    /// `self * 2^n` where `shifted` is n plus [`ROUND`]; `self` lies near 1, and the result among the normal numbers.
+    fn times_power(self, shifted: Self) -> Self;
     /// Four vectors in a row to those of the elements 4i, 4i + 1, 4i + 2, 4i + 3.
     fn unzip4(rows: [Self; 4]) -> [Self; 4];
     /// The inverse of [`Simd::unzip4`].
     fn zip4(columns: [Self; 4]) -> [Self; 4];
+
+    /// `e^x` for x up to 0, within 2 units in the last place; what is below -87.3 counts as that.
+    ///
+    /// Cody-Waite reduction to |r| <= ln(2)/2, then the degree-6 minimax polynomial of Cephes' `expf`.
+    #[inline(always)]
+    fn exp_below(self) -> Self {
+        // In this order, not-a-number stays what it is.
+        let x = self.all(-87.3).max(self);
+        let shifted = x.mul_add(self.all(std::f32::consts::LOG2_E), self.all(ROUND));
+        let n = shifted.sub(self.all(ROUND));
+        let r = n.mul_sub_from(self.all(0.693_359_4), x);
+        let r = n.mul_sub_from(self.all(-2.121_944_4e-4), r);
+        let mut p = self.all(1.987_569_1e-4);
+        for factor in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.500_000_1] {
+            p = p.mul_add(r, self.all(factor));
+        }
+        let e = p.mul(r).mul_add(r, r).add(self.all(1.0));
+        e.times_power(shifted)
+    }
 }
+
+/// 1.5 * 2^23: a number added to it is rounded to an integer in its low bits, without a call to `round`.
+pub(super) const ROUND: f32 = 12_582_912.0;
 
 /// Four lanes in plain Rust.
 #[derive(Clone, Copy)]
@@ -231,6 +255,11 @@ impl Simd for Portable {
     #[inline(always)]
     fn shift(self, last: f32) -> Self {
         Self([self.0[1], self.0[2], self.0[3], last])
+    }
+
+    #[inline(always)]
+    fn times_power(self, shifted: Self) -> Self {
+        self.each(shifted, |e, n| f32::from_bits(e.to_bits().wrapping_add(n.to_bits() << 23)))
     }
 
     #[inline(always)]
@@ -370,6 +399,15 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn times_power(self, shifted: Self) -> Self {
+            // SAFETY: a vector exists only where its instructions do.
+            unsafe {
+                let power = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted.0));
+                Self(_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(self.0), power)))
+            }
+        }
+
+        #[inline(always)]
         fn unzip4([a, b, c, d]: [Self; 4]) -> [Self; 4] {
             // SAFETY: a vector exists only where its instructions do.
             unsafe {
@@ -432,6 +470,15 @@ mod x86 {
             unsafe {
                 let (new, old) = (_mm512_castps_si512(_mm512_set1_ps(last)), _mm512_castps_si512(self.0));
                 Self(_mm512_castsi512_ps(_mm512_alignr_epi32::<1>(new, old)))
+            }
+        }
+
+        #[inline(always)]
+        fn times_power(self, shifted: Self) -> Self {
+            // SAFETY: a vector exists only where its instructions do.
+            unsafe {
+                let power = _mm512_slli_epi32::<23>(_mm512_castps_si512(shifted.0));
+                Self(_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(self.0), power)))
             }
         }
 
@@ -502,6 +549,17 @@ mod tests {
             let offsets = std::array::from_fn(|lane| 3 * (lane as i32 % 4) + 1);
             S::gather(numbers.as_ptr(), &offsets).store(out.as_mut_ptr());
             assert!(out.iter().zip(offsets).take(S::LANES).all(|(&x, offset)| x == offset as f32));
+            for step in 0..873 {
+                let x = step as f32 / -10.0;
+                S::splat(x).exp_below().store(out.as_mut_ptr());
+                let exact = f64::from(x).exp();
+                let error = (f64::from(out[S::LANES - 1]) - exact).abs() / exact;
+                assert!(error < 2.4e-7, "exp({x}) is off by {error:e}");
+            }
+            S::splat(-1e30).exp_below().store(out.as_mut_ptr());
+            assert!((0.0..1.3e-38).contains(&out[0]));
+            S::splat(f32::NAN).exp_below().store(out.as_mut_ptr());
+            assert!(out[0].is_nan());
             out.fill(0.0);
             S::splat(3.0).max(at(0)).store_first(out.as_mut_ptr(), 3);
             assert_eq!(out[..4], [3.0, 3.0, 3.0, 0.0]);

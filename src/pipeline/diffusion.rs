@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::paint::{Control, Guidance, Initial, Inpaint, MAX_WHOLE, Prepared, Window};
 use super::request::Request;
+use crate::device::Precision;
 use crate::diffusion::denoiser::Denoiser;
 use crate::diffusion::schedule::{Schedule, SchedulerConfig};
 use crate::error::{Error, Result};
@@ -68,7 +69,7 @@ pub struct Diffusion {
     model: Model,
     loras: Vec<(Lora, f64)>,
     device: Device,
-    dtype: DType,
+    precision: Precision,
     tokenizer: Tokenizer,
     scheduler: SchedulerConfig,
     unet_config: UnetConfig,
@@ -97,14 +98,19 @@ struct Encoded {
 impl Diffusion {
     /// Opens a model: reads its configurations and the headers of its weights, no weights yet.
     ///
-    /// The UNet and the ControlNet compute in `dtype`; the VAE and the text encoder always in f32, for the VAE overflows
+    /// The UNet and the ControlNet compute in `precision`; the VAE and the text encoder always in f32, for the VAE overflows
     /// in f16 and the text is encoded once.
     ///
     /// # Errors
     /// When a file is missing, broken, or not of a kind this program can run.
-    pub fn open(paths: &ModelPaths, device: &Device, dtype: DType) -> Result<Self> {
-        if device.is_cpu() && dtype == DType::BF16 {
-            return Err(Error::usage("--dtype", "bf16 cannot be computed on a CPU").with_hint("use --dtype f32 or f16"));
+    pub fn open(paths: &ModelPaths, device: &Device, precision: Precision) -> Result<Self> {
+        let refused = match precision {
+            Precision::Bf16 if device.is_cpu() => Some(("bf16 cannot be computed on a CPU", "use --dtype f32 or f16")),
+            Precision::Int8 if !device.is_cpu() => Some(("int8 is computed on a CPU only", "use --dtype f16")),
+            _ => None,
+        };
+        if let Some((reason, hint)) = refused {
+            return Err(Error::usage("--dtype", reason).with_hint(hint));
         }
         let mut model = Model::open(&paths.model)?;
         if let Some(variant) = &paths.variant {
@@ -135,7 +141,7 @@ impl Diffusion {
             model,
             loras,
             device: device.clone(),
-            dtype,
+            precision,
             tokenizer,
             scheduler,
             unet_config,
@@ -323,7 +329,7 @@ impl Diffusion {
             .names()
             .map(|name| (name.to_string(), checkpoint.shape(name).unwrap_or_default().to_vec()))
             .collect();
-        let adapter = IpAdapter::new(&tensors, checkpoint.var_builder(self.dtype, &self.device))
+        let adapter = IpAdapter::new(&tensors, checkpoint.var_builder(self.dtype(), &self.device))
             .map_err(|error| named(error, path))?;
         let Some(encoder_path) = &self.paths.image_encoder else {
             let error = Error::usage("--style", "needs the image encoder the IP-Adapter was trained with");
@@ -332,10 +338,10 @@ impl Diffusion {
         let (config, checkpoint) = model::open_net(encoder_path, Part::ImageEncoder)?;
         let config: ClipVisionConfig = parse(config, encoder_path)?;
         let size = config.image_size;
-        let encoder = ClipVision::new(&config, self.builder(checkpoint, self.dtype))
+        let encoder = ClipVision::new(&config, self.builder(checkpoint, self.dtype()))
             .map_err(|error| named(error, encoder_path))?;
         let encode = |pixels: &Tensor| {
-            let pixels = pixels.to_device(&self.device)?.to_dtype(self.dtype)?;
+            let pixels = pixels.to_device(&self.device)?.to_dtype(self.dtype())?;
             match adapter.needs() {
                 EncoderOutput::ImageEmbeds => encoder.image_embeds(&pixels),
                 EncoderOutput::Penultimate => encoder.penultimate(&pixels),
@@ -429,8 +435,11 @@ impl Diffusion {
         if self.unet.is_none() {
             let (_, checkpoint) = self.part(Part::Unet)?;
             let path = checkpoint.path().to_path_buf();
-            let unet = Unet::new(&self.unet_config, self.builder(checkpoint, self.dtype))
+            let mut unet = Unet::new(&self.unet_config, self.builder(checkpoint, self.dtype()))
                 .map_err(|error| named(error, &path))?;
+            if self.precision == Precision::Int8 {
+                unet.quantize()?;
+            }
             self.unet = Some(unet);
         }
         self.unet.as_ref().ok_or_else(|| Error::usage("unet", "is not loaded"))
@@ -443,9 +452,12 @@ impl Diffusion {
                     .with_hint("name one with --controlnet"));
             };
             let (config, checkpoint) = model::open_net(path, Part::ControlNet)?;
-            let net = ControlNetConfig::from_json(&config)
-                .and_then(|config| ControlNet::new(&config, self.builder(checkpoint, self.dtype)))
+            let mut net = ControlNetConfig::from_json(&config)
+                .and_then(|config| ControlNet::new(&config, self.builder(checkpoint, self.dtype())))
                 .map_err(|error| named(error, path))?;
+            if self.precision == Precision::Int8 {
+                net.quantize()?;
+            }
             self.controlnet = Some(net);
         }
         self.controlnet.as_ref().ok_or_else(|| Error::usage("controlnet", "is not loaded"))
@@ -502,7 +514,7 @@ impl Diffusion {
     }
 
     pub(super) fn dtype(&self) -> DType {
-        self.dtype
+        self.precision.dtype()
     }
 }
 

@@ -1,9 +1,9 @@
 //! The small model in the program: that it comes out of it whole, and that prompt, style and structure each decide what they
 //! should and only that.
 
-use candle_core::DType;
 use image::{Rgb, RgbImage};
 use impasto::control::Preprocessor;
+use impasto::device::Precision;
 use impasto::pipeline::preset::Preset;
 use impasto::pipeline::{Diffusion, ModelPaths, Request};
 use impasto::progress::silent;
@@ -32,7 +32,7 @@ fn paint(prompt: &str, style: Option<&RgbImage>, shape: Option<&RgbImage>, seed:
     request.style = style.cloned().into_iter().collect();
     request.structure = shape.cloned();
     request.control = Preprocessor::None;
-    let mut diffusion = Diffusion::open(&paths, &device(), DType::F32).unwrap();
+    let mut diffusion = Diffusion::open(&paths, &device(), Precision::F32).unwrap();
     let prepared = diffusion.prepare(&request, &mut silent).unwrap();
     diffusion.paint(&prepared, seed, 0, &mut silent).unwrap()
 }

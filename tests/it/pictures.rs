@@ -3,9 +3,9 @@
 
 use std::path::PathBuf;
 
-use candle_core::DType;
 use clap::ValueEnum;
 use impasto::control::Preprocessor;
+use impasto::device::Precision;
 use impasto::image::{read, resize};
 use impasto::pipeline::{Diffusion, ModelPaths, Request};
 use impasto::progress::silent;
@@ -42,7 +42,7 @@ fn a_window_that_never_opens_is_no_guidance() {
     for name in ["plain", "style-plus-control", "inpaint-9"] {
         let entry = entries.iter().find(|entry| entry["name"] == name).unwrap();
         let (paths, request, seed) = read_entry(&entry["args"]);
-        let mut diffusion = Diffusion::open(&paths, &device(), DType::F32).unwrap();
+        let mut diffusion = Diffusion::open(&paths, &device(), Precision::F32).unwrap();
         let mut paint = |request: &Request| {
             let prepared = diffusion.prepare(request, &mut silent).unwrap();
             diffusion.paint(&prepared, seed, 0, &mut silent).unwrap()
@@ -58,7 +58,7 @@ fn compare(entry: &Value) -> f64 {
     let name = entry["name"].as_str().unwrap();
     let args = &entry["args"];
     let (paths, request, seed) = read_entry(args);
-    let mut diffusion = Diffusion::open(&paths, &device(), DType::F32).unwrap();
+    let mut diffusion = Diffusion::open(&paths, &device(), Precision::F32).unwrap();
     let prepared = diffusion.prepare(&request, &mut silent).unwrap_or_else(|error| panic!("{name}: {error}"));
     let ours = diffusion.paint(&prepared, seed, 0, &mut silent).unwrap_or_else(|error| panic!("{name}: {error}"));
     if let Some(folder) = std::env::var_os("IMPASTO_TEST_PICTURES") {

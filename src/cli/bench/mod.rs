@@ -122,6 +122,7 @@ struct Bench<'a> {
     args: &'a Args,
     paths: ModelPaths,
     device: Device,
+    precision: Precision,
     dtype: DType,
     rng: TorchRng,
 }
@@ -145,7 +146,7 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
     let (device, _) = args.device.open()?;
     let precision = args.dtype.unwrap_or_else(|| Precision::for_device(&device));
     let name = format!("{:?}", device.location()).to_lowercase();
-    let mut bench = Bench { args, paths, device, dtype: precision.dtype(), rng: TorchRng::new(0) };
+    let mut bench = Bench { args, paths, device, precision, dtype: precision.dtype(), rng: TorchRng::new(0) };
     let mut report = Report {
         version: env!("CARGO_PKG_VERSION"),
         device: name,
@@ -241,7 +242,10 @@ impl Bench<'_> {
     fn unet(&mut self) -> Result<(Vec<f64>, Option<u64>)> {
         let (json, checkpoint) = Model::open(&self.paths.model)?.part(Part::Unet)?;
         let config = UnetConfig::from_json(&json)?;
-        let net = Unet::new(&config, checkpoint.lean_var_builder(self.dtype, &self.device))?;
+        let mut net = Unet::new(&config, checkpoint.lean_var_builder(self.dtype, &self.device))?;
+        if self.precision == Precision::Int8 {
+            net.quantize()?;
+        }
         let batch = usize::from(self.args.batch);
         let text = self.random(&[batch, 77, config.cross_attention_dim()], self.dtype)?;
         let context = net.guided(net.context(&text, &[])?, 7.5)?;
@@ -254,7 +258,10 @@ impl Bench<'_> {
         let path = self.paths.controlnet.as_ref().ok_or_else(|| needs("controlnet", "--controlnet"))?;
         let (json, checkpoint) = model::open_net(path, Part::ControlNet)?;
         let config = ControlNetConfig::from_json(&json)?;
-        let net = ControlNet::new(&config, checkpoint.lean_var_builder(self.dtype, &self.device))?;
+        let mut net = ControlNet::new(&config, checkpoint.lean_var_builder(self.dtype, &self.device))?;
+        if self.precision == Precision::Int8 {
+            net.quantize()?;
+        }
         let batch = usize::from(self.args.batch);
         let text = self.random(&[batch, 77, config.cross_attention_dim()], self.dtype)?;
         let context = net.context(&text)?;
@@ -315,7 +322,7 @@ impl Bench<'_> {
         let paths = ModelPaths { model: self.paths.model.clone(), ..ModelPaths::default() };
         let mut on_progress = |_: &impasto::progress::Progress| interrupt::check();
         self.time(|| {
-            let mut diffusion = Diffusion::open(&paths, &self.device, self.dtype)?;
+            let mut diffusion = Diffusion::open(&paths, &self.device, self.precision)?;
             diffusion.keep_loaded(false);
             let prepared = diffusion.prepare(&request, &mut on_progress)?;
             diffusion.paint(&prepared, 0, 0, &mut on_progress).map(drop)

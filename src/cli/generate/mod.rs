@@ -196,7 +196,7 @@ impl Easel {
         if let Some(net) = plan.depth_model(printer)? {
             request.control = open_depth(&net, &device)?;
         }
-        let diffusion = loaded.diffusion(&paths, &device, dtype.dtype())?;
+        let diffusion = loaded.diffusion(&paths, &device, dtype)?;
         diffusion.borrow_mut().keep_loaded(several);
         let mut bar = printer.bar();
         let prepared = diffusion.borrow_mut().prepare(&request, &mut |progress| bar.report(progress))?;

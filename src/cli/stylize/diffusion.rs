@@ -129,7 +129,7 @@ impl Plan {
         if let Some(net) = self.plan.depth_model(printer)? {
             request.control = open_depth(&net, &device)?;
         }
-        let diffusion = loaded.diffusion(&paths, &device, dtype.dtype())?;
+        let diffusion = loaded.diffusion(&paths, &device, dtype)?;
         diffusion.borrow_mut().keep_loaded(several);
         diffusion.borrow_mut().keep_encoded(several);
         Ok(DiffusionPainter::sharing(diffusion, request, args.seed, self.keep_structure))

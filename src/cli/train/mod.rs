@@ -167,6 +167,9 @@ impl Common {
         if let Some((flag, _)) = weights.into_iter().find(|(_, value)| !(value.is_finite() && *value >= 0.0)) {
             return Err(Error::usage(flag, "must be 0 or more"));
         }
+        if self.dtype == Precision::Int8 {
+            return Err(Error::usage("--dtype", "weights are not written in int8").with_hint("use f32, f16 or bf16"));
+        }
         if !(0.0..1.0).contains(&self.ema) {
             return Err(Error::usage("--ema", "must be from 0 to below 1"));
         }

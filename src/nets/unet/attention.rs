@@ -45,6 +45,10 @@ impl SelfAttention {
         Ok(Self { qkv: Linear::from_tensors(qkv, None), out, heads, upcast })
     }
 
+    pub(crate) fn linears_mut(&mut self) -> [&mut Linear; 2] {
+        [&mut self.qkv, &mut self.out]
+    }
+
     pub(crate) fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let qkv = self.qkv.forward(xs)?;
         let part = |index: usize| ops::heads_of(&qkv, (index, 3), self.heads);
@@ -85,6 +89,11 @@ impl CrossAttention {
             upcast,
             slot,
         })
+    }
+
+    /// Those that map positions, not the context.
+    pub(crate) fn linears_mut(&mut self) -> [&mut Linear; 2] {
+        [&mut self.q, &mut self.out]
     }
 
     /// Width of its queries, keys and values.

@@ -56,6 +56,10 @@ impl Layer {
     }
 }
 
+fn transformers_mut(layers: &mut [Layer]) -> impl Iterator<Item = &mut SpatialTransformer> {
+    layers.iter_mut().filter_map(|layer| layer.attention.as_mut())
+}
+
 fn cross_attentions(layers: &[Layer]) -> impl Iterator<Item = &CrossAttention> {
     layers.iter().filter_map(|layer| layer.attention.as_ref()).flat_map(SpatialTransformer::cross_attentions)
 }
@@ -97,6 +101,10 @@ impl DownBlock {
         cross_attentions(&self.layers)
     }
 
+    pub(crate) fn transformers_mut(&mut self) -> impl Iterator<Item = &mut SpatialTransformer> {
+        transformers_mut(&mut self.layers)
+    }
+
     pub(crate) fn forward(&self, mut xs: Tensor, step: Step<'_>, skips: &mut Vec<Tensor>) -> Result<Tensor> {
         for layer in &self.layers {
             xs = layer.forward(&xs, step)?;
@@ -131,6 +139,10 @@ impl MidBlock {
 
     pub(crate) fn cross_attentions(&self) -> impl Iterator<Item = &CrossAttention> {
         self.attention.cross_attentions()
+    }
+
+    pub(crate) fn transformer_mut(&mut self) -> &mut SpatialTransformer {
+        &mut self.attention
     }
 
     pub(crate) fn forward(&self, xs: &Tensor, step: Step<'_>) -> Result<Tensor> {
@@ -172,6 +184,10 @@ impl UpBlock {
 
     pub(crate) fn cross_attentions(&self) -> impl Iterator<Item = &CrossAttention> {
         cross_attentions(&self.layers)
+    }
+
+    pub(crate) fn transformers_mut(&mut self) -> impl Iterator<Item = &mut SpatialTransformer> {
+        transformers_mut(&mut self.layers)
     }
 
     pub(crate) fn forward(&self, xs: Tensor, step: Step<'_>, skips: &mut Skips<'_>) -> Result<Tensor> {

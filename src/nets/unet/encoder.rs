@@ -12,6 +12,7 @@ use crate::nets::unet::block::{DownBlock, MidBlock, Step};
 use crate::nets::unet::config::EncoderConfig;
 use crate::nets::unet::context::{Context, Layers};
 use crate::nets::unet::time::TimeEmbedding;
+use crate::nets::unet::transformer::SpatialTransformer;
 use crate::ops::Conv2d;
 
 /// First convolution, timestep embedding and the blocks down to the lowest resolution.
@@ -55,6 +56,10 @@ impl Encoder {
 
     pub(crate) fn cross_attentions(&self) -> impl Iterator<Item = &CrossAttention> {
         self.down.iter().flat_map(DownBlock::cross_attentions)
+    }
+
+    pub(crate) fn transformers_mut(&mut self) -> impl Iterator<Item = &mut SpatialTransformer> {
+        self.down.iter_mut().flat_map(DownBlock::transformers_mut)
     }
 
     /// Channels of the skip connections, in order.

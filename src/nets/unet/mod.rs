@@ -13,7 +13,7 @@ pub(crate) mod encoder;
 mod resnet;
 mod skips;
 mod time;
-mod transformer;
+pub(crate) mod transformer;
 
 use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
@@ -25,6 +25,7 @@ use crate::nets::unet::config::Block;
 use crate::nets::unet::context::Layers;
 use crate::nets::unet::encoder::Encoder;
 use crate::nets::unet::skips::Skips;
+use crate::nets::unet::transformer::SpatialTransformer;
 use crate::ops::{Conv2d, GroupNorm};
 
 pub use config::UnetConfig;
@@ -101,6 +102,16 @@ impl Unet {
         let up = self.up.iter().flat_map(UpBlock::cross_attentions);
         let mid = self.mid.iter().flat_map(MidBlock::cross_attentions);
         self.encoder.cross_attentions().chain(up).chain(mid).collect()
+    }
+
+    /// Rounds the linear maps of its transformers to eight bits: see [`crate::ops::Linear::quantize`].
+    ///
+    /// # Errors
+    /// When their weights cannot be read.
+    pub fn quantize(&mut self) -> Result<()> {
+        let up = self.up.iter_mut().flat_map(UpBlock::transformers_mut);
+        let mid = self.mid.iter_mut().map(MidBlock::transformer_mut);
+        self.encoder.transformers_mut().chain(up).chain(mid).try_for_each(SpatialTransformer::quantize)
     }
 
     /// Prepares what the net attends to: `text [batch, n, width]` (under guidance the unconditional rows first) and any

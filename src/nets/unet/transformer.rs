@@ -51,6 +51,18 @@ impl SpatialTransformer {
         self.blocks.iter().map(|block| &block.attn2)
     }
 
+    /// Rounds all linear maps but those of the context, which are run once per picture.
+    pub(crate) fn quantize(&mut self) -> Result<()> {
+        for block in &mut self.blocks {
+            block.attn1.linears_mut().into_iter().try_for_each(Linear::quantize)?;
+            block.attn2.linears_mut().into_iter().try_for_each(Linear::quantize)?;
+            let FeedForward { value, gate, out } = &mut block.feed_forward;
+            [value, gate, out].into_iter().try_for_each(Linear::quantize)?;
+        }
+        self.proj_in.quantize()?;
+        self.proj_out.quantize()
+    }
+
     pub(crate) fn forward(&self, xs: &Tensor, context: &[LayerContext]) -> Result<Tensor> {
         let (_, _, height, width) = xs.dims4()?;
         let tokens = ops::to_tokens(&self.norm.forward(xs)?)?;

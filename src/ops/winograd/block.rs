@@ -24,6 +24,12 @@ const ROWS: usize = 64;
 /// Room for the samples of a vector of tiles, and a vector more.
 const LINE: usize = 5 * MOST_LANES;
 
+/// Outputs of a job that makes its own weights: DEPTH channels of them stay in a core's second cache.
+const JOB_ROWS: usize = 16;
+
+/// Blocks whose sums stay there as well.
+const FEW_BLOCKS: usize = 4;
+
 /// Working memory shared by all threads, in floats: 64 MiB.
 const MAX_SHARED: usize = 16 << 20;
 
@@ -69,12 +75,14 @@ unsafe impl Sync for Plan<'_> {}
 
 /// One kernel's share of the work.
 enum Task<'m> {
-    /// Weights of panels to their points: `[panel][point][input][row of the panel]`.
-    Weights { panels: Range<usize>, to: &'m mut [f32] },
+    /// Weights of panels and some channels to their points: `[panel][point][input][row of the panel]`.
+    Weights { panels: Range<usize>, channels: Range<usize>, to: &'m mut [f32] },
     /// Channels of a block of tiles to their points, written from several threads: `[point][strip][input][tile]`.
     Inputs { block: usize, channels: Range<usize>, to: Shared },
-    /// Products of both, and the pixels they make.
-    Outputs { block: usize, panels: Range<usize>, weights: &'m [f32], values: &'m [f32], sums: &'m mut [f32] },
+    /// Products of both, over the channels of the weights, to sums or added to them: `[output][point][tile]`.
+    Products { block: usize, channels: Range<usize>, weights: &'m [f32], values: &'m [f32], sums: &'m mut [f32] },
+    /// Pixels from the sums.
+    Outputs { block: usize, panels: Range<usize>, sums: &'m [f32] },
 }
 
 /// A slice that several threads write to, each its own part.
@@ -87,6 +95,13 @@ unsafe impl Send for Shared {}
 // SAFETY: see the type.
 #[allow(unsafe_code)]
 unsafe impl Sync for Shared {}
+
+/// An odd number of cache lines that holds as many floats: what lies this far apart does not fall into the same set of the cache.
+fn odd_lines(floats: usize) -> usize {
+    const LINE: usize = 16;
+    let lines = floats.div_ceil(LINE);
+    LINE * (lines + usize::from(lines.is_multiple_of(2)))
+}
 
 impl<'a> Plan<'a> {
     pub(super) fn new(conv: &'a Winograd<'a>, isa: Isa, out: *mut f32) -> Self {
@@ -107,8 +122,7 @@ impl<'a> Plan<'a> {
         let first_seen = conv.columns.get(run.start).map_or(0, |&x| x as usize);
         let block = BLOCK.next_multiple_of(strip).min(tiles.next_multiple_of(strip));
         let rows = ROWS.next_multiple_of(panel).min(conv.outputs.next_multiple_of(panel));
-        // An odd number of cache lines: the points of a tile do not fall into the same set of the cache.
-        let spacing = block * conv.inputs + if (block * conv.inputs / 16).is_multiple_of(2) { 16 } else { 0 };
+        let spacing = odd_lines(block * conv.inputs);
         Self {
             conv,
             isa,
@@ -134,9 +148,10 @@ impl<'a> Plan<'a> {
         let threads = rayon::current_num_threads();
         let blocks = self.tiles.div_ceil(self.block);
         let panels = self.conv.outputs.div_ceil(self.panel);
-        let per_panel = POINTS * self.conv.inputs * self.panel;
+        let inputs = self.conv.inputs;
+        let per_panel = self.panel_floats(inputs);
         let per_block = POINTS * self.spacing;
-        let sums = self.rows * POINTS * self.block;
+        let sums_of = |panels: usize| panels * self.panel * POINTS * self.block;
         let panels_per_block = self.rows / self.panel;
         let row_blocks = |all: Range<usize>| {
             all.clone().step_by(panels_per_block).map(move |first| first..all.end.min(first + panels_per_block))
@@ -144,31 +159,34 @@ impl<'a> Plan<'a> {
         if blocks >= 2 * threads && panels * per_panel <= MAX_SHARED {
             let mut weights = Scratch::new(panels * per_panel);
             weights.par_chunks_mut(per_panel).enumerate().for_each(|(panel, to)| {
-                self.compute(Task::Weights { panels: panel..panel + 1, to });
+                self.compute(Task::Weights { panels: panel..panel + 1, channels: 0..inputs, to });
             });
             (0..blocks).into_par_iter().with_max_len(1).for_each(|block| {
-                let (mut values, mut sums) = (Scratch::new(per_block), Scratch::new(sums));
+                let (mut values, mut sums) = (Scratch::new(per_block), Scratch::new(sums_of(panels_per_block)));
                 let to = Shared(values.as_mut_ptr());
-                self.compute(Task::Inputs { block, channels: 0..self.conv.inputs, to });
+                self.compute(Task::Inputs { block, channels: 0..inputs, to });
                 for panels in row_blocks(0..panels) {
                     let weights = &weights[panels.start * per_panel..panels.end * per_panel];
-                    self.compute(Task::Outputs { block, panels, weights, values: &values, sums: &mut sums });
+                    let sums = &mut sums[..sums_of(panels.len())];
+                    self.compute(Task::Products { block, channels: 0..inputs, weights, values: &values, sums });
+                    self.compute(Task::Outputs { block, panels, sums });
                 }
             });
             return;
         }
-        // Few tiles: the threads share the inputs' values and take the outputs in turn.
+        // Few tiles: the threads share the inputs' values and take the outputs in turn. Weights are needed once, so they stay in
+        // a core's second cache from the transform to the product.
         let at_once = (MAX_SHARED / per_block).clamp(1, blocks);
         let mut values = Scratch::new(at_once * per_block);
-        let shares = (2 * threads).div_ceil(at_once).min(self.conv.inputs);
-        let share = self.conv.inputs.div_ceil(shares);
-        let panels_per_job = panels_per_block.min(panels.div_ceil(2 * threads)).max(1);
+        let shares = (2 * threads).div_ceil(at_once).min(inputs);
+        let share = inputs.div_ceil(shares);
+        let panels_per_job = (JOB_ROWS / self.panel).min(panels.div_ceil(2 * threads)).max(1);
         for first in (0..blocks).step_by(at_once) {
             let count = at_once.min(blocks - first);
             let start = Shared(values.as_mut_ptr());
             (0..count * shares).into_par_iter().with_max_len(1).for_each(|job| {
                 let (block, share_first) = (job / shares, job % shares * share);
-                let channels = share_first.min(self.conv.inputs)..(share_first + share).min(self.conv.inputs);
+                let channels = share_first.min(inputs)..(share_first + share).min(inputs);
                 // SAFETY: `count` blocks' values lie in the buffer; a job writes those of its block and channels.
                 #[allow(unsafe_code)]
                 let to = Shared(unsafe { { start }.0.add(block * per_block) });
@@ -176,15 +194,36 @@ impl<'a> Plan<'a> {
             });
             (0..panels.div_ceil(panels_per_job)).into_par_iter().with_max_len(1).for_each(|job| {
                 let panels = job * panels_per_job..panels.min((job + 1) * panels_per_job);
-                let mut weights = Scratch::new(panels.len() * per_panel);
-                let mut sums = Scratch::new(sums);
-                self.compute(Task::Weights { panels: panels.clone(), to: &mut weights });
-                for (block, values) in values.chunks(per_block).take(count).enumerate() {
-                    let (block, panels) = (first + block, panels.clone());
-                    self.compute(Task::Outputs { block, panels, weights: &weights, values, sums: &mut sums });
+                let per_job = sums_of(panels.len());
+                // The sums of many blocks do not stay in the cache: they are visited once.
+                let depth = if count <= FEW_BLOCKS { DEPTH.min(inputs) } else { inputs };
+                let mut weights = Scratch::new(panels.len() * self.panel_floats(depth));
+                let mut sums = Scratch::new(count * per_job);
+                for start in (0..inputs).step_by(depth) {
+                    let channels = start..inputs.min(start + depth);
+                    let weights = &mut weights[..panels.len() * self.panel_floats(channels.len())];
+                    self.compute(Task::Weights { panels: panels.clone(), channels: channels.clone(), to: weights });
+                    let blocks = values.chunks(per_block).zip(sums.chunks_mut(per_job)).take(count);
+                    for (block, (values, sums)) in blocks.enumerate() {
+                        let (block, channels) = (first + block, channels.clone());
+                        self.compute(Task::Products { block, channels, weights, values, sums });
+                    }
+                }
+                for (block, sums) in sums.chunks(per_job).take(count).enumerate() {
+                    self.compute(Task::Outputs { block: first + block, panels: panels.clone(), sums });
                 }
             });
         }
+    }
+
+    /// Floats between two points' weights in a panel of so many channels.
+    fn weight_spacing(&self, channels: usize) -> usize {
+        odd_lines(self.panel * channels)
+    }
+
+    /// Floats of a panel's weights.
+    fn panel_floats(&self, channels: usize) -> usize {
+        POINTS * self.weight_spacing(channels)
     }
 
     fn compute(&self, task: Task<'_>) {
@@ -242,10 +281,12 @@ unsafe fn perform<S: Simd, const ROWS: usize, const VECTORS: usize>(plan: &Plan<
     // SAFETY: the caller's.
     unsafe {
         match task {
-            Task::Weights { panels, to } => weights::<S, ROWS>(plan.conv, panels, to),
+            Task::Weights { panels, channels, to } => weights::<S, ROWS>(plan, panels, channels, to),
             Task::Inputs { block, channels, to } => inputs::<S>(plan, block, channels, to.0),
-            Task::Outputs { block, panels, weights, values, sums } => {
-                products::<S, ROWS, VECTORS>(plan, block, panels.len(), weights, values, sums);
+            Task::Products { block, channels, weights, values, sums } => {
+                products::<S, ROWS, VECTORS>(plan, block, channels, weights, values, sums);
+            }
+            Task::Outputs { block, panels, sums } => {
                 outputs::<S>(plan, block, panels.start * ROWS..plan.conv.outputs.min(panels.end * ROWS), sums);
             }
         }
@@ -258,23 +299,36 @@ unsafe fn perform<S: Simd, const ROWS: usize, const VECTORS: usize>(plan: &Plan<
 /// As [`perform`].
 #[inline(always)]
 #[allow(unsafe_code)]
-unsafe fn weights<S: Simd, const ROWS: usize>(conv: &Winograd<'_>, panels: Range<usize>, to: &mut [f32]) {
-    let Winograd { inputs, outputs, weight, turned, .. } = *conv;
-    let (output_step, input_step) = if turned { (9, 9 * outputs) } else { (9 * inputs, 9) };
-    let length = inputs * ROWS;
-    for (panel, to) in panels.zip(to.chunks_exact_mut(POINTS * length)) {
-        // What lies beyond the last output or input is read from the last and never looked at.
-        let last_row = (outputs - 1 - panel * ROWS).min(ROWS - 1);
-        let taps_of = if turned {
-            panel * ROWS * 9..weight.len()
+unsafe fn weights<S: Simd, const ROWS: usize>(
+    plan: &Plan<'_>,
+    panels: Range<usize>,
+    channels: Range<usize>,
+    to: &mut [f32],
+) {
+    let Winograd { inputs, outputs, weight, turned, .. } = *plan.conv;
+    let count = channels.len();
+    let (length, spacing) = (count * ROWS, plan.weight_spacing(count));
+    // The panel's taps, together: `[row][input]`, or turned `[input][row]`.
+    let mut panel_taps = Scratch::new(9 * length);
+    let (row_step, input_step) = if turned { (9, 9 * ROWS) } else { (9 * count, 9) };
+    for (panel, to) in panels.zip(to.chunks_exact_mut(POINTS * spacing)) {
+        let rows = panel * ROWS..outputs.min((panel + 1) * ROWS);
+        if turned {
+            for (input, to) in channels.clone().zip(panel_taps.chunks_exact_mut(input_step)) {
+                let taps = (input * outputs + rows.start) * 9..(input * outputs + rows.end) * 9;
+                weight.widen(taps.clone(), &mut to[..taps.len()]);
+            }
         } else {
-            panel * ROWS * output_step..outputs.min((panel + 1) * ROWS) * output_step
-        };
-        let panel_taps = weight.part(taps_of);
+            for (row, to) in rows.clone().zip(panel_taps.chunks_exact_mut(row_step)) {
+                weight.widen((row * inputs + channels.start) * 9..(row * inputs + channels.end) * 9, to);
+            }
+        }
+        // What lies beyond the last output or input is read from the last and never looked at.
+        let last_row = rows.len() - 1;
         let offsets_from = |first: usize| -> [i32; MOST_LANES] {
             std::array::from_fn(|lane| {
                 let (input, row) = ((first + lane) / ROWS, (first + lane) % ROWS);
-                (input.min(inputs - 1) * input_step + row.min(last_row) * output_step) as i32
+                (input.min(count - 1) * input_step + row.min(last_row) * row_step) as i32
             })
         };
         // Where vectors are whole inputs, all look alike.
@@ -288,7 +342,7 @@ unsafe fn weights<S: Simd, const ROWS: usize>(conv: &Winograd<'_>, panels: Range
             };
             let from = &panel_taps[start..];
             // SAFETY: the offsets are those of taps of outputs and inputs that exist, where the slice holds nine taps
-            // each; `count` floats from `first` on lie inside the point's `length`.
+            // each; `count` floats from `first` on lie inside the point's `spacing`.
             unsafe {
                 let from = from.as_ptr();
                 let mut taps = [S::splat(0.0); 9];
@@ -305,7 +359,8 @@ unsafe fn weights<S: Simd, const ROWS: usize>(conv: &Winograd<'_>, panels: Range
                 for y in 0..6 {
                     let line = transform::weight(columns[y]);
                     for x in 0..6 {
-                        line[x].store_first(to.as_mut_ptr().add((6 * y + x) * length + first), count);
+                        let to = to.as_mut_ptr().add((6 * y + x) * spacing + first);
+                        if count == S::LANES { line[x].store(to) } else { line[x].store_first(to, count) }
                     }
                 }
             }
@@ -455,7 +510,7 @@ unsafe fn inputs<S: Simd>(plan: &Plan<'_>, block: usize, channels: Range<usize>,
     }
 }
 
-/// Multiplies every point's weights by its values: `sums[output][point][tile]`.
+/// Multiplies every point's weights by its values: `sums[output][point][tile]`, begun with the first channels.
 ///
 /// # Safety
 /// As [`perform`].
@@ -464,7 +519,7 @@ unsafe fn inputs<S: Simd>(plan: &Plan<'_>, block: usize, channels: Range<usize>,
 unsafe fn products<S: Simd, const ROWS: usize, const VECTORS: usize>(
     plan: &Plan<'_>,
     block: usize,
-    panels: usize,
+    channels: Range<usize>,
     weights: &[f32],
     values: &[f32],
     sums: &mut [f32],
@@ -472,18 +527,21 @@ unsafe fn products<S: Simd, const ROWS: usize, const VECTORS: usize>(
     let inputs = plan.conv.inputs;
     let strip = VECTORS * S::LANES;
     let strips = (plan.tiles - block * plan.block).min(plan.block).div_ceil(strip);
-    assert!(weights.len() >= panels * POINTS * inputs * ROWS && sums.len() >= panels * ROWS * POINTS * plan.block);
-    assert!(values.len() >= POINTS * plan.spacing && plan.spacing >= strips * inputs * strip);
+    let weight_spacing = plan.weight_spacing(channels.len());
+    let panels = sums.len() / (ROWS * POINTS * plan.block);
+    assert!(weight_spacing >= channels.len() * ROWS && weights.len() >= panels * POINTS * weight_spacing);
+    assert!(channels.end <= inputs && values.len() >= POINTS * plan.spacing && plan.spacing >= strips * inputs * strip);
     for point in 0..POINTS {
-        for first in (0..inputs).step_by(DEPTH) {
-            let depth = DEPTH.min(inputs - first);
+        for first in channels.clone().step_by(DEPTH) {
+            let depth = DEPTH.min(channels.end - first);
             for panel in 0..panels {
+                let weights_from = (panel * POINTS + point) * weight_spacing + (first - channels.start) * ROWS;
                 for at in 0..strips {
-                    // SAFETY: the assertions above.
+                    // SAFETY: the assertions above, and the number of panels.
                     unsafe {
                         micro::<S, ROWS, VECTORS>(
                             depth,
-                            weights.as_ptr().add(((panel * POINTS + point) * inputs + first) * ROWS),
+                            weights.as_ptr().add(weights_from),
                             values.as_ptr().add(point * plan.spacing + (at * inputs + first) * strip),
                             sums.as_mut_ptr().add((panel * ROWS * POINTS + point) * plan.block + at * strip),
                             POINTS * plan.block,
