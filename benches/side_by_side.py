@@ -12,6 +12,9 @@ vae-encode         pixels to the posterior
 clip-text          77 tokens
 clip-vision        prepared pixels to the projected embedding
 picture            a whole picture from a prompt with UniPC under guidance 7.5, loading included
+everything         the same with a style picture and a structure picture's Canny edges, the ControlNet in the first 0.6 of the
+                   steps: `impasto generate` as a whole process against diffusers without its imports
+                   (needs --controlnet, --image-encoder, --ip-adapter, --style and --structure)
 
 The median of all repeats is compared, the first and cold one included. Memory is the largest resident size of the process,
 files that it has mapped included, for both alike. While `impasto` is not built, `--only torch` times PyTorch alone.
@@ -28,7 +31,8 @@ import tempfile
 import time
 from pathlib import Path
 
-STAGES = ["clip-text", "clip-vision", "vae-encode", "vae-decode", "controlnet", "unet", "picture"]
+STAGES = ["clip-text", "clip-vision", "vae-encode", "vae-decode", "controlnet", "unet", "picture", "everything"]
+PROMPT = "a lighthouse on a cliff, oil painting"
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
@@ -37,11 +41,14 @@ def arguments():
     parser.add_argument("--model", type=Path, required=True, help="a diffusers folder")
     parser.add_argument("--controlnet", type=Path)
     parser.add_argument("--image-encoder", type=Path)
+    parser.add_argument("--ip-adapter", type=Path, help="a .safetensors file")
+    parser.add_argument("--style", type=Path, help="a picture")
+    parser.add_argument("--structure", type=Path, help="a picture")
     parser.add_argument("--stages", help="comma separated; default: all there are nets for")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--height", type=int, default=512)
     parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--steps", type=int, default=20, help="of the stage picture")
+    parser.add_argument("--steps", type=int, default=20, help="of the stages picture and everything")
     parser.add_argument("--repeat", type=int, default=3, help="repeats in one process")
     parser.add_argument("--rounds", type=int, default=1, help="processes of each program per stage")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -98,13 +105,35 @@ def worker(options):
         net = load(CLIPVisionModelWithProjection, options.image_encoder)
         pixels = random(batch, 3, net.config.image_size, net.config.image_size)
         work = lambda: net(pixels)
+    elif options.worker == "everything":
+        import cv2
+        from diffusers import StableDiffusionControlNetPipeline
+        from PIL import Image
+        from transformers import CLIPImageProcessor
+
+        def work():
+            pipe = StableDiffusionControlNetPipeline.from_pretrained(
+                options.model, controlnet=load(ControlNetModel, options.controlnet, dtype=dtype), dtype=dtype, safety_checker=None,
+                image_encoder=load(CLIPVisionModelWithProjection, options.image_encoder, dtype=dtype),
+                feature_extractor=CLIPImageProcessor(),
+            ).to(device)
+            pipe.load_ip_adapter(str(options.ip_adapter.parent), subfolder="", weight_name=options.ip_adapter.name,
+                                 image_encoder_folder=None)
+            pipe.set_ip_adapter_scale(0.6)
+            pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)
+            pipe.set_progress_bar_config(disable=True)
+            structure = cv2.resize(cv2.imread(str(options.structure)), (width, height), interpolation=cv2.INTER_AREA)
+            edges = Image.fromarray(cv2.Canny(structure, 100, 200)).convert("RGB")
+            pipe(PROMPT, image=edges, ip_adapter_image=Image.open(options.style).convert("RGB"), height=height, width=width,
+                 num_inference_steps=options.steps, guidance_scale=7.5, control_guidance_end=0.6,
+                 generator=torch.Generator("cpu").manual_seed(0))
     else:
 
         def work():
             pipe = StableDiffusionPipeline.from_pretrained(options.model, dtype=dtype, safety_checker=None).to(device)
             pipe.scheduler = UniPCMultistepScheduler.from_config(pipe.scheduler.config)
             pipe.set_progress_bar_config(disable=True)
-            pipe("a lighthouse on a cliff, oil painting", height=height, width=width, num_inference_steps=options.steps,
+            pipe(PROMPT, height=height, width=width, num_inference_steps=options.steps,
                  guidance_scale=7.5, generator=torch.Generator("cpu").manual_seed(0))
 
     backend = {"cuda": torch.cuda, "mps": torch.mps}.get(device.split(":")[0])
@@ -141,7 +170,25 @@ def torch_run(options, stage):
     return json.loads(output.strip().splitlines()[-1]), memory
 
 
+def impasto_everything(options):
+    with tempfile.TemporaryDirectory() as folder:
+        command = [options.impasto, "generate", "--quiet", "--prompt", PROMPT, "--sampler", "unipc", "--guidance", "7.5", "--seed", "0",
+                   "--control", "canny", "--control-end", "0.6", "--style-scale", "0.6", "--output", f"{folder}/picture.png"]
+        for name in ("model", "controlnet", "image_encoder", "ip_adapter", "style", "structure", "height", "width", "steps", "threads",
+                     "device", "dtype"):
+            command += [f"--{name.replace('_', '-')}", getattr(options, name)]
+        seconds, memory = [], 0
+        for _ in range(options.repeat):
+            start = time.perf_counter()
+            _, peak = run([str(word) for word in command], os.environ)
+            seconds.append(time.perf_counter() - start)
+            memory = max(memory, peak)
+    return dict(seconds=seconds), memory
+
+
 def impasto_run(options, stage):
+    if stage == "everything":
+        return impasto_everything(options)
     command = [options.impasto, "bench", "--model", options.model, "--stages", stage, "--json"]
     for name in ("batch", "height", "width", "steps", "repeat", "threads", "device", "dtype", "controlnet", "image_encoder"):
         value = getattr(options, name)
@@ -156,6 +203,8 @@ def stages(options):
         return options.stages.split(",")
     missing = {"controlnet"} if options.controlnet is None else set()
     missing |= {"clip-vision"} if options.image_encoder is None else set()
+    needed = (options.controlnet, options.image_encoder, options.ip_adapter, options.style, options.structure)
+    missing |= {"everything"} if None in needed else set()
     return [stage for stage in STAGES if stage not in missing]
 
 

@@ -335,12 +335,11 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
+    use crate::ops::drawn::random;
 
     /// The CPU kernel against candle's own convolution, over kernels, strides, paddings and odd sizes.
     #[test]
     fn the_kernel_equals_the_framework() {
-        // Of one seed: a bound on drawn numbers is now and then passed by chance.
-        let rng = std::cell::RefCell::new(crate::rng::TorchRng::new(1));
         for (kernel, stride, padding, height, width) in [
             (3, 1, 1, 7, 5),
             (3, 2, 1, 8, 9),
@@ -350,7 +349,6 @@ mod tests {
             (3, 1, 1, 1, 1),
             (7, 3, 5, 4, 9),
         ] {
-            let random = |shape: &[usize]| rng.borrow_mut().normal(shape).unwrap();
             let weight = random(&[6, 4, kernel, kernel]);
             let conv = Conv2d::from_tensors(weight, Some(random(&[6])), stride, padding);
             let xs = random(&[2, 4, height, width]);
@@ -367,7 +365,6 @@ mod tests {
     #[test]
     fn gradients_equal_finite_differences() {
         for (kernel, padding) in [(3, 1), (3, 0), (5, 2), (1, 0), (3, 2)] {
-            let random = |shape: &[usize]| Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap();
             let conv = Conv2d::from_tensors(random(&[6, 4, kernel, kernel]), Some(random(&[6])), 1, padding);
             let xs = random(&[2, 4, 8, 7]);
             let out = conv.forward(&xs).unwrap();
@@ -390,7 +387,6 @@ mod tests {
 
     #[test]
     fn an_enlarged_picture_is_convolved_as_if_it_had_been_made() {
-        let random = |shape: &[usize]| Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap();
         let conv = Conv2d::from_tensors(random(&[6, 4, 3, 3]), Some(random(&[6])), 1, 1);
         for (from, to) in [((7, 5), (14, 10)), ((7, 5), (13, 9)), ((1, 1), (2, 2)), ((40, 33), (80, 66))] {
             let xs = random(&[2, 4, from.0, from.1]);
@@ -404,7 +400,6 @@ mod tests {
 
     #[test]
     fn a_shift_is_added_to_every_channel() {
-        let random = |shape: &[usize]| Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap();
         for bias in [None, Some(random(&[6]))] {
             let conv = Conv2d::from_tensors(random(&[6, 4, 3, 3]), bias, 1, 1);
             let (xs, shift) = (random(&[2, 4, 9, 8]), random(&[1, 6]));

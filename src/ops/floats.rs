@@ -90,13 +90,10 @@ impl<'a> Floats<'a> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device, Tensor};
+    use crate::ops::drawn::random;
+    use candle_core::{DType, Tensor};
 
     use super::super::{Conv2d, Linear};
-
-    fn random(shape: &[usize]) -> Tensor {
-        Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap()
-    }
 
     /// Largest difference of two tensors.
     fn apart(first: &Tensor, second: &Tensor) -> f32 {

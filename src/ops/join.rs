@@ -62,13 +62,12 @@ impl CustomOp2 for Join {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
 
     use super::*;
+    use crate::ops::drawn::random;
 
     #[test]
     fn joined_channels_are_the_frameworks() {
-        let random = |shape: &[usize]| Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap();
         let (first, second) = (random(&[2, 3, 5, 4]), random(&[2, 4, 5, 7]).narrow(3, 2, 4).unwrap());
         let theirs = Tensor::cat(&[&first, &second], 1).unwrap();
         let flat = |xs: &Tensor| xs.flatten_all().unwrap().to_vec1::<f32>().unwrap();

@@ -221,13 +221,12 @@ impl Embedding {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
 
     use super::*;
+    use crate::ops::drawn::random;
 
     #[test]
     fn the_kernel_equals_the_framework() {
-        let random = |shape: &[usize]| Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap();
         for bias in [None, Some(random(&[5]))] {
             let linear = Linear::from_tensors(random(&[5, 9]), bias);
             for shape in [&[2, 7, 9][..], &[1, 9], &[3, 9]] {

@@ -7,6 +7,8 @@ mod activation;
 mod attention;
 mod conv;
 mod direct;
+#[cfg(test)]
+mod drawn;
 mod floats;
 mod fresh;
 mod int8;

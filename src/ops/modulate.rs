@@ -63,13 +63,12 @@ impl CustomOp3 for Modulate {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
 
     use super::*;
+    use crate::ops::drawn::random;
 
     #[test]
     fn the_kernel_equals_the_composition() {
-        let random = |shape: &[usize]| Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap();
         let (xs, factor, addend) = (random(&[2, 3, 5, 7]), random(&[2, 3]), random(&[2, 3]));
         let wide = |xs: &Tensor| xs.to_dtype(DType::F64).unwrap();
         for relu in [false, true] {

@@ -286,13 +286,14 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
+    use crate::ops::drawn::random;
 
     /// The kernel against candle's composition of framework operations, on an odd size.
     #[test]
     fn group_norm_equals_the_framework() {
-        let xs = Tensor::randn(3f32, 2., (2, 12, 7, 5), &Device::Cpu).unwrap();
-        let weight = Tensor::randn(1f32, 0.5, 12, &Device::Cpu).unwrap();
-        let bias = Tensor::randn(0f32, 0.5, 12, &Device::Cpu).unwrap();
+        let xs = ((random(&[2, 12, 7, 5]) * 2.0).unwrap() + 3.0).unwrap();
+        let weight = ((random(&[12]) * 0.5).unwrap() + 1.0).unwrap();
+        let bias = (random(&[12]) * 0.5).unwrap();
         let tensors = [("weight".to_string(), weight), ("bias".to_string(), bias)].into_iter().collect();
         let vb = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
         let norm = GroupNorm::new(4, 12, 1e-5, vb).unwrap();
@@ -307,9 +308,9 @@ mod tests {
     #[test]
     fn layer_norm_equals_double_precision() {
         for width in [1, 5, 320, 1283] {
-            let xs = Tensor::randn(3f32, 2., (2, 37, width), &Device::Cpu).unwrap();
-            let weight = Tensor::randn(1f32, 0.5, width, &Device::Cpu).unwrap();
-            let bias = Tensor::randn(0f32, 0.5, width, &Device::Cpu).unwrap();
+            let xs = ((random(&[2, 37, width]) * 2.0).unwrap() + 3.0).unwrap();
+            let weight = ((random(&[width]) * 0.5).unwrap() + 1.0).unwrap();
+            let bias = (random(&[width]) * 0.5).unwrap();
             let wide = |xs: &Tensor| xs.to_dtype(DType::F64).unwrap();
             let centred = wide(&xs).broadcast_sub(&wide(&xs).mean_keepdim(2).unwrap()).unwrap();
             let variance = centred.sqr().unwrap().mean_keepdim(2).unwrap();

@@ -146,13 +146,13 @@ fn pairs(first: &[f32], second: &[f32], out: &mut [Place], of: impl Fn(f32, f32)
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device};
+    use candle_core::DType;
 
     use super::*;
+    use crate::ops::drawn::random;
 
     #[test]
     fn sums_are_the_frameworks() {
-        let random = |shape: &[usize]| Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap();
         // More than a piece, and one that is a view.
         let (first, second) = (random(&[3, 5, 2000]), random(&[5, 3, 2000]).transpose(0, 1).unwrap());
         let flat = |xs: Tensor| xs.flatten_all().unwrap().to_vec1::<f32>().unwrap();

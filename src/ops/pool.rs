@@ -246,10 +246,7 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-
-    fn random(shape: &[usize]) -> Tensor {
-        Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap()
-    }
+    use crate::ops::drawn::random;
 
     fn flat(xs: &Tensor) -> Vec<f32> {
         xs.flatten_all().unwrap().to_vec1().unwrap()

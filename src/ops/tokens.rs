@@ -130,18 +130,19 @@ mod tests {
     use candle_core::{DType, Device};
 
     use super::*;
+    use crate::ops::drawn::random;
 
     #[test]
     fn tokens_are_the_transposed_picture_and_come_back() {
         for shape in [[2, 35, 5, 7], [1, 16, 4, 4], [3, 1, 1, 1], [2, 40, 9, 31]] {
-            let xs = Tensor::randn(0f32, 1., &shape, &Device::Cpu).unwrap();
+            let xs = random(&shape);
             let tokens = to_tokens(&xs).unwrap();
             let theirs = xs.flatten_from(2).unwrap().transpose(1, 2).unwrap();
             let flat = |xs: &Tensor| xs.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             assert_eq!((tokens.dims(), flat(&tokens)), (theirs.dims(), flat(&theirs)));
             assert_eq!(flat(&from_tokens(&tokens, shape[2], shape[3]).unwrap()), flat(&xs));
         }
-        let xs = Tensor::randn(0f32, 1., (2, 5, 3 * 4 * 6), &Device::Cpu).unwrap();
+        let xs = random(&[2, 5, 3 * 4 * 6]);
         let theirs = xs.reshape((2, 5, 3, 4, 6)).unwrap();
         for part in 0..3 {
             let theirs = theirs.narrow(2, part, 1).unwrap().squeeze(2).unwrap().transpose(1, 2).unwrap();

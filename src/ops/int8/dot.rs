@@ -100,11 +100,13 @@ impl Dot for Portable {
         pair(values)
     }
 
+    // SAFETY: as above.
     #[inline(always)]
     unsafe fn zero() -> Self {
         Self([0; 4])
     }
 
+    // SAFETY: as above.
     #[inline(always)]
     unsafe fn weights(from: *const i8) -> Self::Weights {
         unsafe { from.cast::<Self::Weights>().read_unaligned() }
@@ -121,6 +123,7 @@ impl Dot for Portable {
         Self(sums)
     }
 
+    // SAFETY: as above.
     #[inline(always)]
     unsafe fn store(self, to: *mut i32) {
         unsafe { to.cast::<[i32; 4]>().write_unaligned(self.0) }
@@ -156,6 +159,7 @@ mod x86 {
             pair(values)
         }
 
+        // SAFETY: as above.
         #[inline(always)]
         unsafe fn zero() -> Self {
             unsafe { Self(_mm256_setzero_si256()) }
@@ -167,6 +171,7 @@ mod x86 {
             unsafe { _mm256_cvtepi8_epi16(_mm_loadu_si128(from.cast())) }
         }
 
+        // SAFETY: as above.
         #[inline(always)]
         unsafe fn add(self, word: u32, weights: __m256i) -> Self {
             unsafe { Self(_mm256_add_epi32(self.0, _mm256_madd_epi16(_mm256_set1_epi32(word as i32), weights))) }
@@ -191,6 +196,7 @@ mod x86 {
             values.iter().rev().fold(0, |word, &value| (word << 8) | (value + 128) as u32)
         }
 
+        // SAFETY: as above.
         #[inline(always)]
         unsafe fn zero() -> Self {
             unsafe { Self(_mm512_setzero_si512()) }
@@ -202,6 +208,7 @@ mod x86 {
             unsafe { _mm512_loadu_si512(from.cast()) }
         }
 
+        // SAFETY: as above.
         #[inline(always)]
         unsafe fn add(self, word: u32, weights: __m512i) -> Self {
             unsafe { Self(_mm512_dpbusd_epi32(self.0, _mm512_set1_epi32(word as i32), weights)) }

@@ -12,7 +12,8 @@ use super::super::scratch::Scratch;
 #[cfg(target_arch = "x86_64")]
 use super::super::simd::{Avx2, Avx512};
 use super::super::simd::{Isa, MOST_LANES, Portable, Simd};
-use super::{NOWHERE, POINTS, Winograd, longest_run, transform};
+use super::transform::Points;
+use super::{Tile, Winograd, four, longest_run, transform, two};
 
 /// Channels summed between two visits to the sums: their values stay in the innermost cache.
 const DEPTH: usize = 256;
@@ -20,9 +21,6 @@ const DEPTH: usize = 256;
 /// Tiles and outputs of a block, at most: with 64 channels its values, weights and sums fill a core's second cache.
 const BLOCK: usize = 64;
 const ROWS: usize = 64;
-
-/// Room for the samples of a vector of tiles, and a vector more.
-const LINE: usize = 5 * MOST_LANES;
 
 /// Outputs of a job that makes its own weights: DEPTH channels of them stay in a core's second cache.
 const JOB_ROWS: usize = 16;
@@ -35,38 +33,41 @@ const MAX_SHARED: usize = 16 << 20;
 
 /// Tiles of one line that lie side by side in a vector.
 #[derive(Clone, Copy)]
-struct Piece {
+pub(super) struct Piece {
     /// The vector's number in its block, and the first lane taken.
-    vector: usize,
-    lane: usize,
-    count: usize,
-    image: usize,
-    tile_y: usize,
-    tile_x: usize,
+    pub(super) vector: usize,
+    pub(super) lane: usize,
+    pub(super) count: usize,
+    pub(super) image: usize,
+    pub(super) tile_y: usize,
+    pub(super) tile_x: usize,
 }
 
 /// How a convolution is cut.
 pub(super) struct Plan<'a> {
-    conv: &'a Winograd<'a>,
+    pub(super) conv: &'a Winograd<'a>,
     isa: Isa,
+    tile: Tile,
+    /// Values per tile and channel.
+    pub(super) points: usize,
     /// Columns that see the picture's `first_seen`, `first_seen + 1`, ...
-    run: Range<usize>,
-    first_seen: usize,
-    tiles_x: usize,
-    tiles_y: usize,
-    tiles: usize,
+    pub(super) run: Range<usize>,
+    pub(super) first_seen: usize,
+    pub(super) tiles_x: usize,
+    pub(super) tiles_y: usize,
+    pub(super) tiles: usize,
     lanes: usize,
     /// Outputs and tiles of the innermost product.
     panel: usize,
-    strip: usize,
+    pub(super) strip: usize,
     /// Tiles and outputs of a block.
-    block: usize,
+    pub(super) block: usize,
     rows: usize,
     /// Floats between two points' values.
-    spacing: usize,
-    out: *mut f32,
-    out_height: usize,
-    out_width: usize,
+    pub(super) spacing: usize,
+    pub(super) out: *mut f32,
+    pub(super) out_height: usize,
+    pub(super) out_width: usize,
 }
 
 // SAFETY: threads write to the pixels of different tiles only.
@@ -104,9 +105,9 @@ fn odd_lines(floats: usize) -> usize {
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn new(conv: &'a Winograd<'a>, isa: Isa, out: *mut f32) -> Self {
+    pub(super) fn new(conv: &'a Winograd<'a>, isa: Isa, tile: Tile, out: *mut f32) -> Self {
         let (out_height, out_width) = (conv.rows.len() - 2, conv.columns.len() - 2);
-        let (tiles_y, tiles_x) = (out_height.div_ceil(4), out_width.div_ceil(4));
+        let (tiles_y, tiles_x) = (out_height.div_ceil(tile.side()), out_width.div_ceil(tile.side()));
         let tiles = conv.batch * tiles_y * tiles_x;
         let (lanes, panel, strip) = match isa {
             // One vector of few tiles rather than two that are half empty.
@@ -126,6 +127,8 @@ impl<'a> Plan<'a> {
         Self {
             conv,
             isa,
+            tile,
+            points: tile.points(),
             run,
             first_seen,
             tiles_x,
@@ -150,8 +153,8 @@ impl<'a> Plan<'a> {
         let panels = self.conv.outputs.div_ceil(self.panel);
         let inputs = self.conv.inputs;
         let per_panel = self.panel_floats(inputs);
-        let per_block = POINTS * self.spacing;
-        let sums_of = |panels: usize| panels * self.panel * POINTS * self.block;
+        let per_block = self.points * self.spacing;
+        let sums_of = |panels: usize| panels * self.panel * self.points * self.block;
         let panels_per_block = self.rows / self.panel;
         let row_blocks = |all: Range<usize>| {
             all.clone().step_by(panels_per_block).map(move |first| first..all.end.min(first + panels_per_block))
@@ -223,7 +226,7 @@ impl<'a> Plan<'a> {
 
     /// Floats of a panel's weights.
     fn panel_floats(&self, channels: usize) -> usize {
-        POINTS * self.weight_spacing(channels)
+        self.points * self.weight_spacing(channels)
     }
 
     fn compute(&self, task: Task<'_>) {
@@ -241,7 +244,7 @@ impl<'a> Plan<'a> {
     }
 
     /// The tiles of a block, vector by vector.
-    fn pieces(&self, block: usize) -> Vec<Piece> {
+    pub(super) fn pieces(&self, block: usize) -> Vec<Piece> {
         let mut pieces = Vec::new();
         let end = self.tiles.min((block + 1) * self.block);
         let mut tile = block * self.block;
@@ -281,13 +284,23 @@ unsafe fn perform<S: Simd, const ROWS: usize, const VECTORS: usize>(plan: &Plan<
     // SAFETY: the caller's.
     unsafe {
         match task {
-            Task::Weights { panels, channels, to } => weights::<S, ROWS>(plan, panels, channels, to),
-            Task::Inputs { block, channels, to } => inputs::<S>(plan, block, channels, to.0),
+            Task::Weights { panels, channels, to } => match plan.tile {
+                Tile::Four => weights::<S, ROWS, 6, transform::Four>(plan, panels, channels, to),
+                Tile::Two => weights::<S, ROWS, 4, two::Two>(plan, panels, channels, to),
+            },
+            Task::Inputs { block, channels, to } => match plan.tile {
+                Tile::Four => four::inputs::<S>(plan, block, channels, to.0),
+                Tile::Two => two::inputs(plan, block, channels, to.0),
+            },
             Task::Products { block, channels, weights, values, sums } => {
                 products::<S, ROWS, VECTORS>(plan, block, channels, weights, values, sums);
             }
             Task::Outputs { block, panels, sums } => {
-                outputs::<S>(plan, block, panels.start * ROWS..plan.conv.outputs.min(panels.end * ROWS), sums);
+                let rows = panels.start * ROWS..plan.conv.outputs.min(panels.end * ROWS);
+                match plan.tile {
+                    Tile::Four => four::outputs::<S>(plan, block, rows, sums),
+                    Tile::Two => two::outputs(plan, block, rows, sums),
+                }
             }
         }
     }
@@ -299,7 +312,7 @@ unsafe fn perform<S: Simd, const ROWS: usize, const VECTORS: usize>(plan: &Plan<
 /// As [`perform`].
 #[inline(always)]
 #[allow(unsafe_code)]
-unsafe fn weights<S: Simd, const ROWS: usize>(
+unsafe fn weights<S: Simd, const ROWS: usize, const SIDE: usize, P: Points<SIDE>>(
     plan: &Plan<'_>,
     panels: Range<usize>,
     channels: Range<usize>,
@@ -311,7 +324,7 @@ unsafe fn weights<S: Simd, const ROWS: usize>(
     // The panel's taps, together: `[row][input]`, or turned `[input][row]`.
     let mut panel_taps = Scratch::new(9 * length);
     let (row_step, input_step) = if turned { (9, 9 * ROWS) } else { (9 * count, 9) };
-    for (panel, to) in panels.zip(to.chunks_exact_mut(POINTS * spacing)) {
+    for (panel, to) in panels.zip(to.chunks_exact_mut(SIDE * SIDE * spacing)) {
         let rows = panel * ROWS..outputs.min((panel + 1) * ROWS);
         if turned {
             for (input, to) in channels.clone().zip(panel_taps.chunks_exact_mut(input_step)) {
@@ -349,160 +362,18 @@ unsafe fn weights<S: Simd, const ROWS: usize>(
                 for tap in 0..9 {
                     taps[tap] = S::gather(from.add(if turned { 8 - tap } else { tap }), &offsets);
                 }
-                let mut columns = [[S::splat(0.0); 3]; 6];
+                let mut columns = [[S::splat(0.0); 3]; SIDE];
                 for x in 0..3 {
-                    let column = transform::weight([taps[x], taps[3 + x], taps[6 + x]]);
-                    for y in 0..6 {
+                    let column = P::weight([taps[x], taps[3 + x], taps[6 + x]]);
+                    for y in 0..SIDE {
                         columns[y][x] = column[y];
                     }
                 }
-                for y in 0..6 {
-                    let line = transform::weight(columns[y]);
-                    for x in 0..6 {
-                        let to = to.as_mut_ptr().add((6 * y + x) * spacing + first);
+                for y in 0..SIDE {
+                    let line = P::weight(columns[y]);
+                    for x in 0..SIDE {
+                        let to = to.as_mut_ptr().add((SIDE * y + x) * spacing + first);
                         if count == S::LANES { line[x].store(to) } else { line[x].store_first(to, count) }
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Transforms six samples below each other, of a vector of columns or of one, to `lines` from `at` on.
-///
-/// # Safety
-/// As [`Simd`]; the column or columns can be read, and the lines hold as many from `at` on.
-#[inline(always)]
-#[allow(unsafe_code)]
-unsafe fn vertical<S: Simd>(from: [*const f32; 6], lines: &mut [[f32; LINE]; 6], at: usize, count: usize) {
-    // SAFETY: the caller's.
-    unsafe {
-        let mut d = [S::splat(0.0); 6];
-        for i in 0..6 {
-            d[i] = if count == 1 { S::splat(*from[i]) } else { S::load(from[i]) };
-        }
-        let d = transform::input(d);
-        for i in 0..6 {
-            let to = lines[i].as_mut_ptr().add(at);
-            if count == 1 { d[i].store_first(to, 1) } else { d[i].store(to) }
-        }
-    }
-}
-
-/// Transforms channels of a block's tiles.
-///
-/// # Safety
-/// As [`perform`].
-#[inline(always)]
-#[allow(unsafe_code)]
-unsafe fn inputs<S: Simd>(plan: &Plan<'_>, block: usize, channels: Range<usize>, to: *mut f32) {
-    static ZEROS: [f32; LINE] = [0.0; LINE];
-    let conv = plan.conv;
-    let plane = conv.height * conv.width;
-    let column = |x: usize| conv.columns.get(x).copied().unwrap_or(NOWHERE);
-    let mut lines = [[0f32; LINE]; 6];
-    for piece in plan.pieces(block) {
-        let Piece { vector, lane, count, image, tile_y, tile_x } = piece;
-        let rows: [u32; 6] = std::array::from_fn(|i| conv.rows.get(4 * tile_y + i).copied().unwrap_or(NOWHERE));
-        let (left, samples) = (4 * tile_x, 4 * count + 2);
-        let inside = plan.run.start.max(left)..plan.run.end.min(left + samples);
-        let regular = inside.end >= inside.start + S::LANES;
-        // Where the regular columns begin in their lines.
-        let seen = if regular { plan.first_seen + inside.start - plan.run.start } else { 0 };
-        // Where the others are.
-        let mut offsets = [[0; MOST_LANES]; LINE / Portable::LANES];
-        let mut empty = false;
-        if !regular {
-            for x in 0..samples {
-                let column = column(left + x);
-                empty |= column == NOWHERE;
-                offsets[x / S::LANES][x % S::LANES] = if column == NOWHERE { 0 } else { column as i32 };
-            }
-        }
-        let lane_offset = (vector * S::LANES + lane) % plan.strip;
-        let strip = (vector * S::LANES + lane) / plan.strip;
-        for channel in channels.clone() {
-            let xs = &conv.xs[(image * conv.inputs + channel) * plane..][..plane];
-            // SAFETY: the regular columns lie inside their lines, `samples` and a vector more inside LINE; the values of
-            // a vector, from its lane on, inside the block's.
-            unsafe {
-                if regular {
-                    let mut from = [ZEROS.as_ptr(); 6];
-                    for i in 0..6 {
-                        if rows[i] != NOWHERE {
-                            from[i] = xs.as_ptr().add(rows[i] as usize * conv.width + seen);
-                        }
-                    }
-                    let last = inside.len() - S::LANES;
-                    let mut at = 0;
-                    loop {
-                        let mut here = from;
-                        for i in 0..6 {
-                            here[i] = from[i].add(at);
-                        }
-                        vertical::<S>(here, &mut lines, inside.start - left + at, S::LANES);
-                        if at == last {
-                            break;
-                        }
-                        at = (at + S::LANES).min(last);
-                    }
-                    for x in (left..inside.start).chain(inside.end..left + samples) {
-                        let column = column(x);
-                        let mut from = [ZEROS.as_ptr(); 6];
-                        if column != NOWHERE {
-                            for i in 0..6 {
-                                if rows[i] != NOWHERE {
-                                    from[i] = &raw const xs[rows[i] as usize * conv.width + column as usize];
-                                }
-                            }
-                        }
-                        vertical::<S>(from, &mut lines, x - left, 1);
-                    }
-                } else {
-                    let mut from = [ZEROS.as_ptr(); 6];
-                    for i in 0..6 {
-                        if rows[i] != NOWHERE {
-                            from[i] = xs.as_ptr().add(rows[i] as usize * conv.width);
-                        }
-                    }
-                    for (at, offsets) in offsets.iter().enumerate().take(samples.div_ceil(S::LANES)) {
-                        let mut d = [S::splat(0.0); 6];
-                        for i in 0..6 {
-                            if rows[i] != NOWHERE {
-                                d[i] = S::gather(from[i], offsets);
-                            }
-                        }
-                        let d = transform::input(d);
-                        for i in 0..6 {
-                            d[i].store(lines[i].as_mut_ptr().add(at * S::LANES));
-                        }
-                    }
-                    if empty {
-                        for x in (0..samples).filter(|&x| column(left + x) == NOWHERE) {
-                            for i in 0..6 {
-                                lines[i][x] = 0.0;
-                            }
-                        }
-                    }
-                }
-                let to = to.add((strip * conv.inputs + channel) * plan.strip + lane_offset);
-                for i in 0..6 {
-                    let line = lines[i].as_ptr();
-                    let mut quarters = [S::splat(0.0); 4];
-                    for q in 0..4 {
-                        quarters[q] = S::load(line.add(q * S::LANES));
-                    }
-                    let [a, b, c, d] = S::unzip4(quarters);
-                    let (e, f) = (a.shift(*line.add(4 * S::LANES)), b.shift(*line.add(4 * S::LANES + 1)));
-                    let values = transform::input([a, b, c, d, e, f]);
-                    if count == S::LANES {
-                        for j in 0..6 {
-                            values[j].store(to.add((6 * i + j) * plan.spacing));
-                        }
-                    } else {
-                        for j in 0..6 {
-                            values[j].store_first(to.add((6 * i + j) * plan.spacing), count);
-                        }
                     }
                 }
             }
@@ -524,18 +395,18 @@ unsafe fn products<S: Simd, const ROWS: usize, const VECTORS: usize>(
     values: &[f32],
     sums: &mut [f32],
 ) {
-    let inputs = plan.conv.inputs;
+    let (inputs, points) = (plan.conv.inputs, plan.points);
     let strip = VECTORS * S::LANES;
     let strips = (plan.tiles - block * plan.block).min(plan.block).div_ceil(strip);
     let weight_spacing = plan.weight_spacing(channels.len());
-    let panels = sums.len() / (ROWS * POINTS * plan.block);
-    assert!(weight_spacing >= channels.len() * ROWS && weights.len() >= panels * POINTS * weight_spacing);
-    assert!(channels.end <= inputs && values.len() >= POINTS * plan.spacing && plan.spacing >= strips * inputs * strip);
-    for point in 0..POINTS {
+    let panels = sums.len() / (ROWS * points * plan.block);
+    assert!(weight_spacing >= channels.len() * ROWS && weights.len() >= panels * points * weight_spacing);
+    assert!(channels.end <= inputs && values.len() >= points * plan.spacing && plan.spacing >= strips * inputs * strip);
+    for point in 0..points {
         for first in channels.clone().step_by(DEPTH) {
             let depth = DEPTH.min(channels.end - first);
             for panel in 0..panels {
-                let weights_from = (panel * POINTS + point) * weight_spacing + (first - channels.start) * ROWS;
+                let weights_from = (panel * points + point) * weight_spacing + (first - channels.start) * ROWS;
                 for at in 0..strips {
                     // SAFETY: the assertions above, and the number of panels.
                     unsafe {
@@ -543,79 +414,10 @@ unsafe fn products<S: Simd, const ROWS: usize, const VECTORS: usize>(
                             depth,
                             weights.as_ptr().add(weights_from),
                             values.as_ptr().add(point * plan.spacing + (at * inputs + first) * strip),
-                            sums.as_mut_ptr().add((panel * ROWS * POINTS + point) * plan.block + at * strip),
-                            POINTS * plan.block,
+                            sums.as_mut_ptr().add((panel * ROWS * points + point) * plan.block + at * strip),
+                            points * plan.block,
                             first > 0,
                         );
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Turns sums to pixels.
-///
-/// # Safety
-/// As [`perform`].
-#[inline(always)]
-#[allow(unsafe_code)]
-unsafe fn outputs<S: Simd>(plan: &Plan<'_>, block: usize, outputs: Range<usize>, sums: &[f32]) {
-    let conv = plan.conv;
-    let pieces = plan.pieces(block);
-    let (width, height) = (plan.out_width, plan.out_height);
-    let plane = width * height;
-    let mut lines = [[0f32; 4 * MOST_LANES]; 4];
-    for (output, sums) in outputs.zip(sums.chunks_exact(POINTS * plan.block)) {
-        let bias = conv.bias.map_or(0.0, |bias| bias[output]);
-        for pieces in pieces.chunk_by(|a, b| a.vector == b.vector) {
-            let Some(first) = pieces.first() else { continue };
-            // SAFETY: a vector of every point lies inside the sums; pixels are written inside the result's lines only.
-            unsafe {
-                let from = sums.as_ptr().add(first.vector * S::LANES);
-                let mut columns = [[S::splat(0.0); 6]; 4];
-                for x in 0..6 {
-                    let mut m = [S::splat(0.0); 6];
-                    for y in 0..6 {
-                        m[y] = S::load(from.add((6 * y + x) * plan.block));
-                    }
-                    let column = transform::output(m);
-                    for y in 0..4 {
-                        columns[y][x] = column[y];
-                    }
-                }
-                let whole = first.count == S::LANES && 4 * (first.tile_x + S::LANES) <= width;
-                let lines_left = (height - 4 * first.tile_y).min(4);
-                let to = plan.out.add((first.image * conv.outputs + output) * plane);
-                let to = to.add(4 * first.tile_y * width + 4 * first.tile_x);
-                for y in 0..4 {
-                    let mut line = transform::output(columns[y]);
-                    for x in 0..4 {
-                        line[x] = line[x].add(line[x].all(bias));
-                        if conv.relu {
-                            // In this order, not-a-number stays what it is.
-                            line[x] = line[x].all(0.0).max(line[x]);
-                        }
-                    }
-                    let line = S::zip4(line);
-                    if whole && y < lines_left {
-                        for q in 0..4 {
-                            line[q].store(to.add(y * width + q * S::LANES));
-                        }
-                    } else if !whole {
-                        for q in 0..4 {
-                            line[q].store(lines[y].as_mut_ptr().add(q * S::LANES));
-                        }
-                    }
-                }
-                if !whole {
-                    for piece in pieces {
-                        let to = plan.out.add((piece.image * conv.outputs + output) * plane);
-                        let length = (4 * piece.count).min(width - 4 * piece.tile_x);
-                        for y in 0..4.min(height - 4 * piece.tile_y) {
-                            let to = to.add((4 * piece.tile_y + y) * width + 4 * piece.tile_x);
-                            std::ptr::copy_nonoverlapping(lines[y].as_ptr().add(4 * piece.lane), to, length);
-                        }
                     }
                 }
             }

@@ -3,18 +3,47 @@
 //! The result is cut into tiles of 4 x 4 pixels. Each tile's 6 x 6 inputs become 36 values per channel, which are
 //! independent matrix products over the channels; 36 sums become 16 pixels. Tiles are taken in blocks whose values stay in
 //! a core's cache. Weights are transformed on every call: that costs a few percent, and keeping them would cost four times
-//! their memory. Every pixel is summed by one thread in one order, so the result does not depend on their number.
+//! their memory. Where there are so few pixels that the weights cost most, tiles of 2 x 2 ask for less than half of these and
+//! fill the vectors: F(2x2, 3x3), 4/9 of the multiplications. Every pixel is summed by one thread in one order, so the result does not depend on their number.
 
 mod block;
+mod four;
 mod transform;
+mod two;
 
 use std::ops::Range;
 
 use super::floats::Floats;
 use super::simd::Isa;
 
-/// Values per tile and channel.
-const POINTS: usize = 36;
+/// Pixels of a tile's side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tile {
+    Four,
+    Two,
+}
+
+impl Tile {
+    /// Tiles of 4 x 4 pixels up to which those of 2 x 2 are better: half a vector of AVX-512, and a strip of AVX2's.
+    const FEW: usize = 8;
+
+    /// The better one for so many pixels.
+    fn best(batch: usize, height: usize, width: usize) -> Self {
+        if batch * height.div_ceil(4) * width.div_ceil(4) <= Self::FEW { Self::Two } else { Self::Four }
+    }
+
+    fn side(self) -> usize {
+        match self {
+            Self::Four => 4,
+            Self::Two => 2,
+        }
+    }
+
+    /// Values per tile and channel.
+    fn points(self) -> usize {
+        (self.side() + 2) * (self.side() + 2)
+    }
+}
 
 /// A line or column that lies outside the picture and counts as zeros.
 pub(super) const NOWHERE: u32 = u32::MAX;
@@ -67,10 +96,11 @@ pub(super) fn longest_run(entries: &[u32]) -> Range<usize> {
 impl Winograd<'_> {
     /// The result, `[batch, outputs, rows - 2, columns - 2]`.
     pub(super) fn run(&self) -> Vec<f32> {
-        self.run_with(Isa::best())
+        let (height, width) = (self.rows.len().saturating_sub(2), self.columns.len().saturating_sub(2));
+        self.run_with(Isa::best(), Tile::best(self.batch, height, width))
     }
 
-    fn run_with(&self, isa: Isa) -> Vec<f32> {
+    fn run_with(&self, isa: Isa, tile: Tile) -> Vec<f32> {
         let Self { batch, inputs, outputs, height, width, .. } = *self;
         assert!(self.xs.len() >= batch * inputs * height * width, "input outside its slice");
         assert!(self.weight.len() >= outputs * inputs * 9, "weights outside their slice");
@@ -85,7 +115,7 @@ impl Winograd<'_> {
             return out;
         }
         out.reserve_exact(length);
-        let plan = block::Plan::new(self, isa, out.as_mut_ptr());
+        let plan = block::Plan::new(self, isa, tile, out.as_mut_ptr());
         plan.run();
         // SAFETY: the plan's blocks cover every tile, and a tile's pixels are all written.
         #[allow(unsafe_code)]
@@ -142,7 +172,7 @@ mod tests {
     }
 
     fn check(
-        isa: Isa,
+        (isa, tile): (Isa, Tile),
         [batch, inputs, outputs, height, width]: [usize; 5],
         lines: impl Fn(usize) -> Vec<u32>,
         kind: usize,
@@ -155,12 +185,15 @@ mod tests {
         let (xs, weight, rows, columns) = (&xs[..], Floats::Single(&weight), &rows[..], &columns[..]);
         let conv = Winograd { xs, batch, inputs, outputs, height, width, rows, columns, weight, turned, bias, relu };
         let exact = exact(&conv);
-        let ours = conv.run_with(isa);
+        let ours = conv.run_with(isa, tile);
         assert_eq!(ours.len(), exact.len());
         let scale = (inputs as f64).sqrt() * 3.0;
         for (at, (ours, exact)) in ours.iter().zip(&exact).enumerate() {
             let error = (f64::from(*ours) - exact).abs() / scale;
-            assert!(error < 3e-6, "{isa:?} {batch} {inputs} {outputs} {height} {width} at {at}: {ours} {exact}");
+            assert!(
+                error < 3e-6,
+                "{isa:?} {tile:?} {batch} {inputs} {outputs} {height} {width} at {at}: {ours} {exact}"
+            );
         }
     }
 
@@ -170,7 +203,7 @@ mod tests {
             let inside = 0..side as u32;
             std::iter::once(1).chain(inside).chain([side as u32 - 2]).collect::<Vec<_>>()
         };
-        for isa in Isa::all() {
+        for isa in Isa::all().into_iter().flat_map(|isa| [(isa, Tile::Four), (isa, Tile::Two)]) {
             for kind in 0..8 {
                 check(isa, [2, 5, 7, 9, 11], |side| zero_padded(side, 1), kind);
             }
@@ -186,6 +219,49 @@ mod tests {
                 std::iter::once(0).chain(twice).chain([NOWHERE]).collect::<Vec<_>>()
             };
             check(isa, [1, 4, 6, 10, 40], doubled, 0);
+        }
+    }
+
+    /// Prints how far each way is from double precision, relative to the results' size:
+    /// `cargo test --release winograd_accuracy -- --ignored --nocapture`.
+    #[test]
+    #[ignore = "a measurement"]
+    #[allow(clippy::print_stdout)]
+    fn winograd_accuracy() {
+        for inputs in [64, 320, 1280] {
+            let (outputs, height, width) = (4, 16, 16);
+            let (xs, weight) = (random(inputs * height * width, 1), random(inputs * outputs * 9, 2));
+            let (rows, columns) = (zero_padded(height, 1), zero_padded(width, 1));
+            let (xs, weight, rows, columns) = (&xs[..], Floats::Single(&weight), &rows[..], &columns[..]);
+            let (batch, turned, bias, relu) = (1, false, None, false);
+            let conv =
+                Winograd { xs, batch, inputs, outputs, height, width, rows, columns, weight, turned, bias, relu };
+            let exact = exact(&conv);
+            let size = (exact.iter().map(|x| x * x).sum::<f64>() / exact.len() as f64).sqrt();
+            let report = |name: &str, ours: &[f32]| {
+                let errors = ours.iter().zip(&exact).map(|(&ours, exact)| (f64::from(ours) - exact).abs() / size);
+                let (most, squares) =
+                    errors.fold((0f64, 0.0), |(most, sum), error| (most.max(error), sum + error * error));
+                let mean = (squares / exact.len() as f64).sqrt();
+                println!("{inputs:4} channels, {name}: {mean:.1e} in the mean square, {most:.1e} at most");
+            };
+            for tile in [Tile::Four, Tile::Two] {
+                report(&format!("tiles of {0}x{0}", tile.side()), &conv.run_with(Isa::best(), tile));
+            }
+            let padding = |side: usize| zero_padded(side, 1);
+            let (rows, columns) = (padding(height), padding(width));
+            let plain = super::super::direct::Direct {
+                batch,
+                inputs,
+                outputs,
+                height,
+                width,
+                kernel: 3,
+                stride: 1,
+                rows: &rows,
+                columns: &columns,
+            };
+            report("the plain sum", &plain.run(xs, &weight.whole(), false, None, false));
         }
     }
 

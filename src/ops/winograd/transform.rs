@@ -30,22 +30,33 @@ pub(super) fn input<S: Simd>(d: [S; 6]) -> [S; 6] {
     ]
 }
 
-/// The points' values of three taps in a row.
-#[inline(always)]
-pub(super) fn weight<S: Simd>(w: [S; 3]) -> [S; 6] {
-    const NEAR: f32 = 1.0 / (2.0 * A2 * (A2 - B2));
-    const FAR: f32 = 1.0 / (2.0 * B2 * (B2 - A2));
-    let near = w[2].mul(w[0].all(NEAR * A2)).add(w[0].mul(w[0].all(NEAR)));
-    let far = w[2].mul(w[0].all(FAR * B2)).add(w[0].mul(w[0].all(FAR)));
-    let (near_odd, far_odd) = (w[1].mul(w[0].all(NEAR * A)), w[1].mul(w[0].all(FAR * B)));
-    [
-        w[0].mul(w[0].all(1.0 / (A2 * B2))),
-        near.add(near_odd),
-        near.sub(near_odd),
-        far.add(far_odd),
-        far.sub(far_odd),
-        w[2],
-    ]
+/// How taps become points' values: `SIDE` to a line. A trait and not a closure, which would be compiled without a kernel's
+/// instructions.
+pub(super) trait Points<const SIDE: usize> {
+    /// The points' values of three taps in a row.
+    fn weight<S: Simd>(w: [S; 3]) -> [S; SIDE];
+}
+
+/// Of F(4x4, 3x3).
+pub(super) struct Four;
+
+impl Points<6> for Four {
+    #[inline(always)]
+    fn weight<S: Simd>(w: [S; 3]) -> [S; 6] {
+        const NEAR: f32 = 1.0 / (2.0 * A2 * (A2 - B2));
+        const FAR: f32 = 1.0 / (2.0 * B2 * (B2 - A2));
+        let near = w[2].mul(w[0].all(NEAR * A2)).add(w[0].mul(w[0].all(NEAR)));
+        let far = w[2].mul(w[0].all(FAR * B2)).add(w[0].mul(w[0].all(FAR)));
+        let (near_odd, far_odd) = (w[1].mul(w[0].all(NEAR * A)), w[1].mul(w[0].all(FAR * B)));
+        [
+            w[0].mul(w[0].all(1.0 / (A2 * B2))),
+            near.add(near_odd),
+            near.sub(near_odd),
+            far.add(far_odd),
+            far.sub(far_odd),
+            w[2],
+        ]
+    }
 }
 
 /// The four results of six products.
