@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::dataset::Dataset;
 use super::lesson::{Lesson, leaf};
-use super::loss::{Parts, Perceptual, Style, tone, variation};
+use super::loss::{Parts, Perceptual, Style, roughness, tone, variation};
 use super::preview;
 use crate::error::Result;
 use crate::image::tensor;
@@ -51,6 +51,8 @@ pub struct Balance {
     pub style: f64,
     /// Differences between neighbouring pixels ([`variation`]).
     pub variation: f64,
+    /// The same where the photo is even ([`roughness`]).
+    pub even: f64,
     /// Light and dark where the photo has them ([`tone`]).
     pub tone: f64,
 }
@@ -70,9 +72,10 @@ impl Panel {
 
     /// For the record.
     pub fn note(&self) -> Value {
-        let Balance { content, style, variation, tone } = self.weights;
+        let Balance { content, style, variation, even, tone } = self.weights;
         json!({
-            "content_weight": content, "style_weight": style, "tv_weight": variation, "tone_weight": tone, "turns": self.turns,
+            "content_weight": content, "style_weight": style, "tv_weight": variation, "even_weight": even, "tone_weight": tone,
+            "turns": self.turns,
             "backbones": self.judges.iter().map(Perceptual::note).collect::<Vec<_>>(),
         })
     }
@@ -85,7 +88,7 @@ impl Panel {
         self.judges.iter().map(|judge| judge.style(paintings)).collect()
     }
 
-    /// The gradients to the weights behind `out`, and the parts of the loss: whole, content, style, variation, tone. `style` gives
+    /// The gradients to the weights behind `out`, and the parts of the loss: whole, content, style, variation, roughness, tone. `style` gives
     /// the wanted statistics for the judge of this number.
     ///
     /// # Errors
@@ -130,14 +133,16 @@ impl Panel {
             }
             Ok(f64::from(value.to_scalar::<f32>()?))
         };
-        let roughness = of_pixels(weights.variation, &variation)?;
+        let varied = of_pixels(weights.variation, &variation)?;
+        let rough = of_pixels(weights.even, &|out| roughness(out, photos))?;
         let off_tone = of_pixels(weights.tone, &|out| tone(out, photos))?;
         let loss = weights.content * parts.content
             + weights.style * parts.style
-            + weights.variation * roughness
+            + weights.variation * varied
+            + weights.even * rough
             + weights.tone * off_tone;
         let gradients = (whole * window.uncut(&gradient.detach())?)?.sum_all()?.backward()?;
-        Ok((gradients, vec![loss, parts.content, parts.style, roughness, off_tone]))
+        Ok((gradients, vec![loss, parts.content, parts.style, varied, rough, off_tone]))
     }
 }
 
@@ -182,7 +187,7 @@ impl Window {
 
 /// The names of what [`Panel::teach`] returns.
 pub(super) fn parts() -> Vec<String> {
-    ["loss", "content", "style", "tv", "tone"].map(str::to_owned).to_vec()
+    ["loss", "content", "style", "tv", "rough", "tone"].map(str::to_owned).to_vec()
 }
 
 /// The training of an arbitrary-style net.

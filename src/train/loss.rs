@@ -270,6 +270,51 @@ pub fn variation(out: &Tensor) -> Result<Tensor> {
     }
 }
 
+/// Pixels a side whose differences [`evenness`] takes together, and the mean difference at which an area is half even.
+const AREA: usize = 8;
+const HALF_EVEN: f64 = 0.02;
+
+/// Where photos are even: 1 to 0 for `[batch, 1, height, width]` of their pixels in 0..1, by the mean difference between neighbours
+/// around each.
+///
+/// # Errors
+/// When the tensor library fails.
+pub fn evenness(photos: &Tensor) -> Result<Tensor> {
+    let (_, _, height, width) = photos.dims4()?;
+    let grey = photos.mean_keepdim(1)?;
+    let mut activity = grey.zeros_like()?;
+    for (axis, side) in [(2, height), (3, width)] {
+        if side > 1 {
+            let step = (grey.narrow(axis, 1, side - 1)? - grey.narrow(axis, 0, side - 1)?)?.abs()?;
+            activity = (activity + step.pad_with_same(axis, 0, 1)?)?;
+        }
+    }
+    let area = (AREA.min(height), AREA.min(width));
+    let coarse = activity.avg_pool2d(area)?;
+    let even = (coarse * (1.0 / HALF_EVEN))?.sqr()?.affine(1.0, 1.0)?.recip()?;
+    let (rows, columns) = (even.dim(2)? * area.0, even.dim(3)? * area.1);
+    let fine = even.upsample_nearest2d(rows, columns)?;
+    Ok(fine.pad_with_same(2, 0, height - rows)?.pad_with_same(3, 0, width - columns)?)
+}
+
+/// The mean of the squared differences between neighbouring pixels of the outputs, each times how even the photo is there: what a net
+/// weaves into skies and walls.
+///
+/// # Errors
+/// When the tensor library fails.
+pub fn roughness(out: &Tensor, photos: &Tensor) -> Result<Tensor> {
+    let even = evenness(photos)?;
+    let mut sum = out.sum_all()?.zeros_like()?;
+    for axis in [2, 3] {
+        let side = out.dim(axis)?;
+        if side > 1 {
+            let step = (out.narrow(axis, 1, side - 1)? - out.narrow(axis, 0, side - 1)?)?.sqr()?;
+            sum = (sum + step.broadcast_mul(&even.narrow(axis, 1, side - 1)?)?.mean_all()?)?;
+        }
+    }
+    Ok(sum)
+}
+
 /// Pixels a side that [`tone`] takes as one.
 const TONE: usize = 8;
 

@@ -11,7 +11,7 @@ use impasto::progress::{Progress, silent};
 use impasto::train::adain::{Adain, Balance, Build, Panel, Turns};
 use impasto::train::dataset::{Crops, Dataset};
 use impasto::train::fast::Fast;
-use impasto::train::loss::{Judge, Perceptual, Sight, StyleLoss, Weights};
+use impasto::train::loss::{Judge, Perceptual, Sight, StyleLoss, Weights, evenness, roughness};
 use impasto::train::variables::Variables;
 use impasto::train::{Course, Files, Lesson, run};
 use serde_json::{Value, json};
@@ -119,7 +119,7 @@ fn panel() -> Panel {
     Panel::new(
         vec![perceptual(), perceptual()],
         Turns::Alternate,
-        Balance { content: 1.0, style: 3.0, variation: 0.01, tone: 0.1 },
+        Balance { content: 1.0, style: 3.0, variation: 0.01, even: 0.5, tone: 0.1 },
     )
 }
 
@@ -351,4 +351,34 @@ fn the_program_trains_a_net_of_one_style() {
     // What is no such net.
     let refused = train(&["--steps", "1", "--from", &vgg, "-o", &place.text("no.safetensors")]);
     assert!(matches!(refused.code, Some(1 | 2)) && !place.path("no.safetensors").exists(), "{}", refused.stderr);
+}
+
+/// What a net weaves counts where the photo is even, and there as the plain squared differences do.
+#[test]
+fn roughness_is_asked_of_even_areas_alone() {
+    let (width, height) = (36, 20);
+    let of = |value: &dyn Fn(usize, usize) -> f32| {
+        let plane: Vec<f32> = (0..width * height).map(|at| value(at % width, at / width)).collect();
+        Tensor::from_vec(plane.repeat(3), (1, 3, height, width), &Device::Cpu).unwrap()
+    };
+    // Even on the left, striped on the right; the area of 8 that the border cuts is neither.
+    let photo = of(&|x, _| if x < 16 { 0.5 } else { (x % 2) as f32 });
+    let even = evenness(&photo).unwrap();
+    assert_eq!(even.dims(), [1, 1, height, width]);
+    let at = |x: usize| even.narrow(3, x, 1).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert!(at(0).iter().chain(&at(7)).all(|&even| even > 0.9), "{:?}", at(7));
+    assert!(at(17).iter().chain(&at(35)).all(|&even| even < 0.01), "{:?}", at(35));
+
+    let woven = |from: usize, to: usize| of(&|x, y| if (from..to).contains(&x) { ((x + y) % 2) as f32 } else { 0.0 });
+    let of_out = |out: &Tensor| roughness(out, &photo).unwrap().to_scalar::<f32>().unwrap();
+    let (left, right) = (of_out(&woven(0, 8)), of_out(&woven(20, 36)));
+    // Down, those of 8 of 36 columns; across, 7 of 35.
+    let exact = 8.0 / 36.0 + 7.0 / 35.0;
+    assert!((left - exact).abs() < 0.01 && right < 0.01, "{left} where {exact}, {right}");
+
+    let out = candle_core::Var::from_tensor(&woven(0, 36)).unwrap();
+    let gradients = roughness(&out, &photo).unwrap().backward().unwrap();
+    let gradient = gradients.get(&out).unwrap().abs().unwrap();
+    let sum = |from: usize| gradient.narrow(3, from, 7).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+    assert!(sum(0) > 100.0 * sum(22), "{} {}", sum(0), sum(22));
 }

@@ -103,6 +103,9 @@ struct Common {
     /// Weight of differences between neighbouring pixels
     #[arg(long, value_name = "F", default_value_t = 0.0)]
     tv_weight: f64,
+    /// Weight of such differences where the photo is even: skies and walls stay smooth
+    #[arg(long, value_name = "F", default_value_t = 0.0)]
+    even_weight: f64,
     /// Weight of light and dark lying where they do in the photo
     #[arg(long, value_name = "F", default_value_t = 0.0)]
     tone_weight: f64,
@@ -162,6 +165,7 @@ impl Common {
             ("--content-weight", self.content_weight),
             ("--style-weight", self.style_weight.unwrap_or(0.0)),
             ("--tv-weight", self.tv_weight),
+            ("--even-weight", self.even_weight),
             ("--tone-weight", self.tone_weight),
         ];
         if let Some((flag, _)) = weights.into_iter().find(|(_, value)| !(value.is_finite() && *value >= 0.0)) {
@@ -214,7 +218,8 @@ impl Common {
             judges.push(Perceptual::new(Box::new(BackboneJudge::new(net, name)), weights.clone())?);
         }
         let (content, style) = (weights.content, weights.style);
-        let balance = Balance { content, style, variation: self.tv_weight, tone: self.tone_weight };
+        let balance =
+            Balance { content, style, variation: self.tv_weight, even: self.even_weight, tone: self.tone_weight };
         Ok(Panel::new(judges, self.turns, balance))
     }
 
