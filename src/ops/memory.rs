@@ -22,8 +22,8 @@ const CLASSES: usize = 24 * STEPS;
 const PAGE: usize = 4096;
 const HUGE: usize = 2 << 20;
 
-/// Bytes that may be held beyond the most that was in use, or the share of that most which it is divided by: layers of other
-/// sizes take turns, and where each had to give its blocks up to the next, fresh pages took a tenth of the time.
+/// Bytes that may be held beyond the most that was in use: so many, or that most divided by [`SPARE_SHARE`] where it is more. Layers
+/// of other sizes take turns, and where each had to give its blocks up to the next, fresh pages took a tenth of the time.
 const SPARE: usize = 64 << 20;
 const SPARE_SHARE: usize = 4;
 

@@ -253,21 +253,23 @@ fn inverse_mean_square(tensor: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// When the tensor library fails.
 pub fn variation(out: &Tensor) -> Result<Tensor> {
-    let mut sum = None;
+    differences(out, None)
+}
+
+/// Means of squared differences down and across, each times a weight `[batch, 1, height, width]`.
+fn differences(out: &Tensor, weight: Option<&Tensor>) -> Result<Tensor> {
+    let mut sum = out.sum_all()?.zeros_like()?;
     for axis in [2, 3] {
         let side = out.dim(axis)?;
         if side > 1 {
-            let step = (out.narrow(axis, 1, side - 1)? - out.narrow(axis, 0, side - 1)?)?.sqr()?.mean_all()?;
-            sum = Some(match sum {
-                Some(sum) => (step + sum)?,
-                None => step,
-            });
+            let mut step = (out.narrow(axis, 1, side - 1)? - out.narrow(axis, 0, side - 1)?)?.sqr()?;
+            if let Some(weight) = weight {
+                step = step.broadcast_mul(&weight.narrow(axis, 1, side - 1)?)?;
+            }
+            sum = (sum + step.mean_all()?)?;
         }
     }
-    match sum {
-        Some(sum) => Ok(sum),
-        None => Ok(out.sum_all()?.zeros_like()?),
-    }
+    Ok(sum)
 }
 
 /// Pixels a side whose differences [`evenness`] takes together, and the mean difference at which an area is half even.
@@ -303,16 +305,7 @@ pub fn evenness(photos: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// When the tensor library fails.
 pub fn roughness(out: &Tensor, photos: &Tensor) -> Result<Tensor> {
-    let even = evenness(photos)?;
-    let mut sum = out.sum_all()?.zeros_like()?;
-    for axis in [2, 3] {
-        let side = out.dim(axis)?;
-        if side > 1 {
-            let step = (out.narrow(axis, 1, side - 1)? - out.narrow(axis, 0, side - 1)?)?.sqr()?;
-            sum = (sum + step.broadcast_mul(&even.narrow(axis, 1, side - 1)?)?.mean_all()?)?;
-        }
-    }
-    Ok(sum)
+    differences(out, Some(&evenness(photos)?))
 }
 
 /// Pixels a side that [`tone`] takes as one.

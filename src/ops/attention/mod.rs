@@ -36,7 +36,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, mask: Option<&T
         let kernel = AttentionKernel::new(scale as f32, mask, queries, keys)?;
         let floats = |xs: &Tensor| {
             let xs = xs.to_dtype(DType::F32)?;
-            if xs.stride()[3] == 1 { Ok(xs) } else { xs.contiguous() }
+            if xs.stride().last() == Some(&1) { Ok(xs) } else { xs.contiguous() }
         };
         let merged = floats(q)?.apply_op3_no_bwd(&floats(k)?, &floats(v)?, &kernel)?;
         return Ok(merged.transpose(1, 2)?.to_dtype(q.dtype())?);
@@ -227,5 +227,7 @@ mod tests {
         let zeros = |heads: usize, rows: usize| Tensor::zeros((1, heads, rows, 4), DType::F32, &Device::Cpu).unwrap();
         assert!(attention(&zeros(2, 3), &zeros(1, 3), &zeros(1, 3), 1.0, None).is_err());
         assert!(attention(&zeros(2, 3), &zeros(2, 3), &zeros(2, 4), 1.0, None).is_err());
+        let flat = Tensor::zeros((2, 3, 4), DType::F32, &Device::Cpu).unwrap();
+        assert!(attention(&zeros(2, 3), &flat, &flat, 1.0, None).is_err());
     }
 }

@@ -24,7 +24,7 @@ enum Tile {
 }
 
 impl Tile {
-    /// Tiles of 4 x 4 pixels up to which those of 2 x 2 are better: half a vector of AVX-512, and a strip of AVX2's.
+    /// Tiles of 4 x 4 pixels up to which those of 2 x 2 are better: half a vector of AVX-512's, half a strip of AVX2's.
     const FEW: usize = 8;
 
     /// The better one for so many pixels.
