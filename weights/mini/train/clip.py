@@ -1,11 +1,11 @@
-"""Stage 2: the tokenizer, and the text and the vision encoder, taught to find each other's picture and caption.
+"""Stage 3: the tokenizer, and the text and the vision encoder, taught to find each other's picture and caption.
 
     python clip.py DATA OUT [--steps N] [--threads N] [--start MODEL]
 
-Writes OUT/clip.pt (checkpoint; the same command goes on from it) and, at the end, OUT/model/tokenizer, OUT/model/text_encoder
+Needs OUT/teacher.pt: besides captions, the vision encoder learns what that net sees in every drawing. Writes OUT/clip.pt (checkpoint; the same command goes on from it) and, at the end, OUT/model/tokenizer, OUT/model/text_encoder
 and OUT/image_encoder in diffusers' layout. With --start the vision encoder of MODEL learns on and the text encoder stays
 what it is, so that what was trained on it stays right. Prints how often the concept of a picture that was never shown is the nearest, and
-among the nearest five, of 200 captions, and how often its style is the nearest of the seven.
+among the nearest five, of 200 captions, how often its style is the nearest of the seven, and how often what is learned from the teacher tells it.
 """
 
 import hashlib
@@ -19,8 +19,9 @@ from diffusers import AutoencoderKL
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from common import Pictures, Stage, arguments, article, batch_of, caption
+from common import Everything, Pictures, Stage, arguments, article, batch_of, caption, moved
 from data import STYLES
+from teacher import load as load_teacher
 
 LENGTH = 77
 MERGES = 900
@@ -84,18 +85,6 @@ def seen(pixels):
     return (pixels / 2 + 0.5 - mean) / deviation
 
 
-def moved(pixels, rng):
-    """Pictures a little larger or smaller, shifted, half of them mirrored."""
-    count = len(pixels)
-    scale = 1 + 0.15 * (torch.rand(count, generator=rng) * 2 - 1)
-    flip = torch.where(torch.rand(count, generator=rng) < 0.5, -1.0, 1.0)
-    shift = 0.12 * (torch.rand(count, 2, generator=rng) * 2 - 1)
-    theta = torch.zeros(count, 2, 3)
-    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = scale * flip, scale, shift
-    grid = F.affine_grid(theta, pixels.shape, align_corners=False)
-    return F.grid_sample(pixels - 1, grid, align_corners=False) + 1  # white beyond the edges
-
-
 class Seen:
     """Pictures as they are, or as the VAE gives them back: so soft are those that are painted."""
 
@@ -105,11 +94,13 @@ class Seen:
     def __init__(self, pictures, vae, folder):
         self.sharp = pictures
         weights = b"".join(value.numpy().tobytes() for value in vae.state_dict().values())
-        path = folder / f"soft-{hashlib.sha256(weights).hexdigest()[:12]}.pt"
+        count = len(pictures.bytes)
+        self.name = f"{hashlib.sha256(weights).hexdigest()[:12]}-{count}"
+        path = folder / f"soft-{self.name}.pt"
         if not path.exists():
             parts = []
-            for at in range(0, len(pictures.rows), 64):
-                pixels = pictures[list(range(at, min(at + 64, len(pictures.rows))))]
+            for at in range(0, count, 64):
+                pixels = pictures[list(range(at, min(at + 64, count)))]
                 soft = vae.decode(vae.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
                 parts.append(((soft + 1) * 127.5).round().byte())
             torch.save(torch.cat(parts), path)
@@ -143,6 +134,25 @@ def loss_of(net, texts, pictures, see, indices, seed):
     styles = F.normalize(by_image, dim=1) @ F.normalize(by_style, dim=1).T * net.logit_scale.exp().clamp(max=100)
     named = torch.tensor([list(STYLES).index(row["style"]) for row in rows])
     return found + 0.5 * F.cross_entropy(styles, named)
+
+
+class Seeing(torch.nn.Module):
+    """From the image embedding to what the teacher says and sees: 7 logits of styles, 160 features."""
+
+    def __init__(self):
+        super().__init__()
+        self.style, self.features = torch.nn.Linear(256, len(STYLES)), torch.nn.Linear(256, 160)
+
+    def loss(self, net, judge, pixels, generator):
+        """How far the vision encoder is from it, on pictures half of which are two at once: of those nobody drew the style."""
+        share = torch.where(torch.rand(len(pixels), 1, 1, 1, generator=generator) < 0.5, torch.rand(len(pixels), 1, 1, 1, generator=generator), 1.0)
+        pixels = pixels.lerp(pixels.roll(1, 0), 1 - share).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.no_grad():
+                there = judge.features(pixels)[-1].float().mean((2, 3))
+            embedded = net.visual_projection(net.vision_model(seen(pixels)).pooler_output).float()
+        said = judge.style(there).softmax(1)
+        return F.cross_entropy(self.style(embedded), said) + 1 - F.cosine_similarity(self.features(embedded), there).mean()
 
 
 class Pooled:
@@ -192,6 +202,14 @@ def ranks(net, words, pictures, count=200, seed=0):
     return [float(found.float().mean()) for found in (best[:, :1] == right, (best == right).any(1), styled)]
 
 
+@torch.no_grad()
+def told(net, seeing, pictures):
+    """The share of held-out pictures whose style the embedding tells, by the line learned from the teacher."""
+    embedded = net.visual_projection(net.vision_model(seen(pictures[pictures.held_out])).pooler_output)
+    own = torch.tensor([list(STYLES).index(pictures.rows[index]["style"]) for index in pictures.held_out])
+    return float((seeing.style(embedded).argmax(1) == own).float().mean())
+
+
 def main():
     options = arguments(__doc__, steps=1_600, batch=96)
     pictures = Pictures(options.data)
@@ -211,13 +229,18 @@ def main():
     if options.start and not (options.out / "clip.pt").exists():
         meet(net, texts, pictures)
     print(f"{len(words)} words, {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M weights", flush=True)
-    stage = Stage(options.out / "clip.pt", {"clip": net}, peak=3e-4 if options.start else 1e-3, options=options, weight_decay=0.1)
+    judge, everything, seeing = load_teacher(options.out), Everything(options.data), Seeing()
+    stage = Stage(options.out / "clip.pt", {"clip": net, "seeing": seeing}, peak=3e-4 if options.start else 1e-3, options=options, weight_decay=0.1)
     while stage.step < options.steps:
         indices = batch_of(pictures.train, 2, stage.step, options.batch)
-        loss = loss_of(net, texts, pictures, see, indices, stage.step)
+        generator = torch.Generator().manual_seed(stage.step)
+        others = moved(everything[batch_of(everything.train, 5, stage.step, options.batch)], generator)
+        loss = loss_of(net, texts, pictures, see, indices, stage.step) + seeing.loss(net, judge, others, generator)
         if stage.learn(loss):
-            print("held out: first {:.1%}, first five {:.1%}, style {:.1%}".format(*ranks(net, words, pictures)), flush=True)
-    net = stage.with_means()["clip"]
+            print("held out: first {:.1%}, first five {:.1%}, style {:.1%}".format(*ranks(net, words, pictures)),
+                  f"style by what is learned from the teacher {told(net, seeing, pictures):.1%}", flush=True)
+    net, seeing = stage.with_means().values()
+    print(f"style by what is learned from the teacher, running mean {told(net, seeing, pictures):.1%}")
     print("held out, running mean: first {:.1%}, first five {:.1%}, style {:.1%}".format(*ranks(net, words, pictures)))
     text = CLIPTextModel(net.config.text_config)
     text.load_state_dict({name.removeprefix("text_model."): value for name, value in net.state_dict().items()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from data import STYLES
 
@@ -119,6 +120,33 @@ class Pictures:
     def __getitem__(self, indices):
         pixels = self.bytes[torch.as_tensor(indices)].float() / 127.5 - 1
         return pixels.contiguous(memory_format=torch.channels_last)
+
+
+class Everything:
+    """Those and what else the sets hold: pixels as above by their number, and what style each is of."""
+
+    def __init__(self, folder):
+        folder = Path(folder)
+        rows = json.loads((folder / "pictures.json").read_text())
+        more = json.loads((folder / "more.json").read_text())
+        pixels = [np.load(folder / f"{name}.npy") for name in ("pictures", "more")]
+        self.bytes = torch.from_numpy(np.concatenate(pixels)).permute(0, 3, 1, 2)
+        self.styles = torch.tensor([list(STYLES).index(row["style"]) for row in rows + more])
+        self.train = [index for index, row in enumerate(rows + more) if not row.get("held_out")]
+
+    __getitem__ = Pictures.__getitem__
+
+
+def moved(pixels, rng):
+    """Pictures a little larger or smaller, shifted, half of them mirrored."""
+    count = len(pixels)
+    scale = 1 + 0.15 * (torch.rand(count, generator=rng) * 2 - 1)
+    flip = torch.where(torch.rand(count, generator=rng) < 0.5, -1.0, 1.0)
+    shift = 0.12 * (torch.rand(count, 2, generator=rng) * 2 - 1)
+    theta = torch.zeros(count, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = scale * flip, scale, shift
+    grid = F.affine_grid(theta, pixels.shape, align_corners=False)
+    return F.grid_sample(pixels - 1, grid, align_corners=False) + 1  # white beyond the edges
 
 
 def article(words):

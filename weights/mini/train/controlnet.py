@@ -1,4 +1,4 @@
-"""Stage 5: the ControlNet, from edges or a silhouette to where things are. The UNet is frozen.
+"""Stage 6: the ControlNet, from edges or a silhouette to where things are. The UNet is frozen.
 
     python controlnet.py DATA OUT [--steps N] [--threads N] [--start MODEL]
 

@@ -1,4 +1,4 @@
-"""Stage 4: the IP-Adapter, from a picture of another thing to the style of this one. The UNet is frozen.
+"""Stage 5: the IP-Adapter, from a picture of another thing to the style of this one. The UNet is frozen.
 
     python ip_adapter.py DATA OUT [--steps N] [--threads N] [--start MODEL]
 

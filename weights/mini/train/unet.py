@@ -1,4 +1,4 @@
-"""Stage 3: the UNet, from captions to latents.
+"""Stage 4: the UNet, from captions to latents.
 
     python unet.py DATA OUT [--steps N] [--threads N] [--start MODEL]
 

@@ -1,8 +1,8 @@
-"""Stage 1: the VAE, 64x64 pixels to 16x16 latents of 4 channels.
+"""Stage 2: the VAE, 64x64 pixels to 16x16 latents of 4 channels.
 
     python vae.py DATA OUT [--steps N] [--threads N] [--start MODEL]
 
-Writes OUT/vae.pt (checkpoint; the same command goes on from it), OUT/vae.png (above pictures that it never saw, below
+Needs OUT/teacher.pt: the features of that net are part of the loss. Writes OUT/vae.pt (checkpoint; the same command goes on from it), OUT/vae.png (above pictures that it never saw, below
 what it gives back) and, at the end, OUT/model/vae in diffusers' layout, its latents standardized so that the scaling factor is 1.
 With --start the decoder of MODEL/vae learns on and the encoder stays what it is, so that what was trained on its latents stays right.
 """
@@ -15,6 +15,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from common import Pictures, Stage, arguments, batch_of
+from teacher import load as load_teacher
 
 CONFIG = dict(
     in_channels=3,
@@ -29,6 +30,7 @@ CONFIG = dict(
     sample_size=64,
     mid_block_add_attention=False,
 )
+SEEN = 0.3  # weight of what the teacher sees
 
 
 def gradients(xs):
@@ -36,18 +38,30 @@ def gradients(xs):
     return xs[..., 1:, :] - xs[..., :-1, :], xs[..., 1:] - xs[..., :-1]
 
 
-def loss_of(vae, pixels, generator):
+def unlike(judge, out, pixels):
+    """How differently the teacher sees both: as LPIPS (Zhang et al. 2018, arXiv:1801.03924) without its learned weights."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        posterior = vae.encode(pixels).latent_dist
+        both = judge.features(torch.cat([out, pixels]))
+    halves = (F.normalize(layer.float(), dim=1).chunk(2) for layer in both)
+    return sum((a - b).square().sum(1).mean() for a, b in halves)
+
+
+def loss_of(vae, judge, pixels, generator):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.set_grad_enabled(vae.quant_conv.weight.requires_grad):
+            posterior = vae.encode(pixels).latent_dist
         latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)
         out = vae.decode(latents).sample.float()
     edges = sum(F.l1_loss(a, b) for a, b in zip(gradients(out), gradients(pixels)))
     halves = F.l1_loss(F.avg_pool2d(out, 4), F.avg_pool2d(pixels, 4))
-    return F.l1_loss(out, pixels) + F.mse_loss(out, pixels) + edges + halves + 1e-4 * posterior.kl().float().mean() / 256
+    plain = F.l1_loss(out, pixels) + F.mse_loss(out, pixels) + edges + halves
+    seen = unlike(judge, out, pixels)
+    return plain + SEEN * seen + 1e-4 * posterior.kl().float().mean() / 256
 
 
 @torch.no_grad()
 def sheet(vae, pictures, path, count=12):
+    """Writes it; the signal to noise ratio of what is on it."""
     pixels = pictures[pictures.held_out[:: max(1, len(pictures.held_out) // count)][:count]]
     out = vae.decode(vae.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
     rows = [torch.cat(list(row), 2) for row in (pixels, out)]
@@ -72,19 +86,19 @@ def standardize(vae, pictures):
 
 def main():
     options = arguments(__doc__, steps=2_200, batch=16)
-    pictures = Pictures(options.data)
+    pictures, judge = Pictures(options.data), load_teacher(options.out)
     vae = AutoencoderKL.from_pretrained(options.start / "vae", torch_dtype=torch.float32) if options.start else AutoencoderKL(**CONFIG)
     vae.to(memory_format=torch.channels_last)
     if options.start:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
-    stage = Stage(options.out / "vae.pt", {"vae": vae}, peak=1.5e-3, options=options, decay=0.998)
+    stage = Stage(options.out / "vae.pt", {"vae": vae}, peak=7e-4 if options.start else 1.5e-3, options=options, decay=0.998)
     while stage.step < options.steps:
         generator = torch.Generator().manual_seed(stage.step)
         pixels = pictures[batch_of(pictures.train, 1, stage.step, options.batch)]
         if torch.rand((), generator=generator) < 0.5:
             pixels = pixels.flip(3)
-        loss = loss_of(vae, pixels, generator)
+        loss = loss_of(vae, judge, pixels, generator)
         if stage.learn(loss):
             print(f"held out: {sheet(vae, pictures, options.out / 'vae.png'):.2f} dB", flush=True)
     vae = stage.with_means()["vae"]
