@@ -21,7 +21,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextMode
 
 from common import Everything, Pictures, Stage, arguments, article, batch_of, caption, moved
 from data import STYLES
-from teacher import load as load_teacher
+from teacher import load as load_teacher, told
 
 LENGTH = 77
 MERGES = 900
@@ -154,6 +154,10 @@ class Seeing(torch.nn.Module):
         said = judge.style(there).softmax(1)
         return F.cross_entropy(self.style(embedded), said) + 1 - F.cosine_similarity(self.features(embedded), there).mean()
 
+    def told(self, net, pictures):
+        """The share of held-out pictures whose style the embedding tells."""
+        return told(lambda pixels: self.style(net.visual_projection(net.vision_model(seen(pixels)).pooler_output)), pictures)
+
 
 class Pooled:
     """What the text encoder makes of captions [n, 256]; computed once for each if it does not learn."""
@@ -202,14 +206,6 @@ def ranks(net, words, pictures, count=200, seed=0):
     return [float(found.float().mean()) for found in (best[:, :1] == right, (best == right).any(1), styled)]
 
 
-@torch.no_grad()
-def told(net, seeing, pictures):
-    """The share of held-out pictures whose style the embedding tells, by the line learned from the teacher."""
-    embedded = net.visual_projection(net.vision_model(seen(pictures[pictures.held_out])).pooler_output)
-    own = torch.tensor([list(STYLES).index(pictures.rows[index]["style"]) for index in pictures.held_out])
-    return float((seeing.style(embedded).argmax(1) == own).float().mean())
-
-
 def main():
     options = arguments(__doc__, steps=1_600, batch=96)
     pictures = Pictures(options.data)
@@ -238,9 +234,9 @@ def main():
         loss = loss_of(net, texts, pictures, see, indices, stage.step) + seeing.loss(net, judge, others, generator)
         if stage.learn(loss):
             print("held out: first {:.1%}, first five {:.1%}, style {:.1%}".format(*ranks(net, words, pictures)),
-                  f"style by what is learned from the teacher {told(net, seeing, pictures):.1%}", flush=True)
+                  f"style by what is learned from the teacher {seeing.told(net, pictures):.1%}", flush=True)
     net, seeing = stage.with_means().values()
-    print(f"style by what is learned from the teacher, running mean {told(net, seeing, pictures):.1%}")
+    print(f"style by what is learned from the teacher, running mean {seeing.told(net, pictures):.1%}")
     print("held out, running mean: first {:.1%}, first five {:.1%}, style {:.1%}".format(*ranks(net, words, pictures)))
     text = CLIPTextModel(net.config.text_config)
     text.load_state_dict({name.removeprefix("text_model."): value for name, value in net.state_dict().items()

@@ -56,10 +56,14 @@ def load(out):
 
 
 @torch.no_grad()
-def told(net, pictures):
-    """The share of held-out pictures whose style is told right."""
-    right = [net(pictures[pictures.held_out[at : at + 128]]).argmax(1) for at in range(0, len(pictures.held_out), 128)]
-    return float((torch.cat(right) == torch.tensor([list(STYLES).index(pictures.rows[index]["style"]) for index in pictures.held_out])).float().mean())
+def told(logits_of, pictures):
+    """The share of held-out pictures whose style is told right by what turns pixels into logits."""
+    right = 0
+    for at in range(0, len(pictures.held_out), 128):
+        some = pictures.held_out[at : at + 128]
+        styles = torch.tensor([list(STYLES).index(pictures.rows[index]["style"]) for index in some])
+        right += int((logits_of(pictures[some]).argmax(1) == styles).sum())
+    return right / len(pictures.held_out)
 
 
 def main():
