@@ -255,3 +255,13 @@ impl Stream {
         order
     }
 }
+
+/// Independent values of mean 0 and variance 1, uniform, by position and number: the finaliser of MurmurHash3.
+pub fn white(x: usize, y: usize, number: u32) -> f32 {
+    let mut bits = (x as u32).wrapping_mul(0x9e37_79b1) ^ (y as u32).wrapping_mul(0x85eb_ca77);
+    bits = bits.wrapping_add(number.wrapping_mul(0xc2b2_ae3d));
+    bits = (bits ^ (bits >> 16)).wrapping_mul(0x85eb_ca6b);
+    bits = (bits ^ (bits >> 13)).wrapping_mul(0xc2b2_ae35);
+    bits ^= bits >> 16;
+    ((bits >> 8) as f32 / (1 << 24) as f32 - 0.5) * 12f32.sqrt()
+}

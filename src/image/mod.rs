@@ -4,6 +4,7 @@
 //! knows about nets beyond the pixel ranges they expect.
 
 pub mod clip;
+pub mod grain;
 mod jpeg;
 pub mod letters;
 pub mod read;

@@ -13,7 +13,8 @@ use super::lesson::{Lesson, leaf};
 use super::loss::{Parts, Perceptual, Style, roughness, tone, variation};
 use super::preview;
 use crate::error::Result;
-use crate::image::tensor;
+use crate::image::{grain, tensor};
+use crate::nets::adain::compact::GRAIN;
 use crate::rng::Stream;
 
 /// A net as the trainings see it: photos and paintings `[batch, 3, height, width]` in 0..1 to painted photos, about 0..1. A
@@ -264,7 +265,8 @@ impl Lesson for Adain {
         } else {
             self.paintings.batch(self.seed, step, self.batch, &self.device)?
         };
-        let out = (self.paint)(&photos, &paintings)?;
+        let grained = grained(&photos, step as u32)?;
+        let out = (self.paint)(&grained, &paintings)?;
         self.panel.teach(step, &photos, &out, |_, judge| judge.style(&paintings))
     }
 
@@ -276,7 +278,9 @@ impl Lesson for Adain {
         for photo in photos {
             let mut row = vec![Some(photo.clone())];
             for painting in paintings {
-                row.push(painted(&paint, photo, painting, &self.device)?);
+                let mut photo = photo.clone();
+                grain::lay(&mut photo, GRAIN, 0);
+                row.push(painted(&paint, &photo, painting, &self.device)?);
             }
             rows.push(row);
         }
@@ -289,6 +293,14 @@ impl Lesson for Adain {
             "photos": self.photos.note(), "paintings": self.paintings.note(),
         })
     }
+}
+
+/// Photos `[batch, 3, height, width]` in 0..1 with the grain that they have when the net is used.
+fn grained(photos: &Tensor, number: u32) -> Result<Tensor> {
+    let (_, _, height, width) = photos.dims4()?;
+    let grain: Vec<f32> = grain::rows(width, number).take(height).flatten().collect();
+    let grain = Tensor::from_vec(grain, (1, 1, height, width), photos.device())?;
+    Ok(photos.broadcast_add(&(grain * (f64::from(GRAIN) / 255.0))?)?)
 }
 
 /// One photo through a net.

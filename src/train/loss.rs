@@ -253,20 +253,17 @@ fn inverse_mean_square(tensor: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// When the tensor library fails.
 pub fn variation(out: &Tensor) -> Result<Tensor> {
-    differences(out, None)
+    differences(out, |squares, _| squares.mean_all())
 }
 
-/// Means of squared differences down and across, each times a weight `[batch, 1, height, width]`.
-fn differences(out: &Tensor, weight: Option<&Tensor>) -> Result<Tensor> {
+/// The sum, over both axes, of what `mean` makes of the squared differences along it; 0 where a side is one pixel.
+fn differences(out: &Tensor, mean: impl Fn(Tensor, usize) -> candle_core::Result<Tensor>) -> Result<Tensor> {
     let mut sum = out.sum_all()?.zeros_like()?;
     for axis in [2, 3] {
         let side = out.dim(axis)?;
         if side > 1 {
-            let mut step = (out.narrow(axis, 1, side - 1)? - out.narrow(axis, 0, side - 1)?)?.sqr()?;
-            if let Some(weight) = weight {
-                step = step.broadcast_mul(&weight.narrow(axis, 1, side - 1)?)?;
-            }
-            sum = (sum + step.mean_all()?)?;
+            let squares = (out.narrow(axis, 1, side - 1)? - out.narrow(axis, 0, side - 1)?)?.sqr()?;
+            sum = (sum + mean(squares, axis)?)?;
         }
     }
     Ok(sum)
@@ -299,13 +296,21 @@ pub fn evenness(photos: &Tensor) -> Result<Tensor> {
     Ok(fine.pad_with_same(2, 0, height - rows)?.pad_with_same(3, 0, width - columns)?)
 }
 
-/// The mean of the squared differences between neighbouring pixels of the outputs, each times how even the photo is there: what a net
-/// weaves into skies and walls.
+/// Below this, in pixels of 0..1, [`roughness`] takes a difference squared.
+const FAINT: f64 = 1.0 / 255.0;
+
+/// The mean of the differences between neighbouring pixels of the outputs, each times how even the photo is there: what a net
+/// weaves into skies and walls. Not of their squares (but near 0, where it has to be smooth): those are content with a
+/// faint weave everywhere, and object to the stroke here and there that a painter would make.
 ///
 /// # Errors
 /// When the tensor library fails.
 pub fn roughness(out: &Tensor, photos: &Tensor) -> Result<Tensor> {
-    differences(out, Some(&evenness(photos)?))
+    let even = evenness(photos)?;
+    differences(out, |squares, axis| {
+        let sizes = ((squares + FAINT * FAINT)?.sqrt()? - FAINT)?;
+        sizes.broadcast_mul(&even.narrow(axis, 1, sizes.dim(axis)?)?)?.mean_all()
+    })
 }
 
 /// Pixels a side that [`tone`] takes as one.

@@ -353,7 +353,8 @@ fn the_program_trains_a_net_of_one_style() {
     assert!(matches!(refused.code, Some(1 | 2)) && !place.path("no.safetensors").exists(), "{}", refused.stderr);
 }
 
-/// What a net weaves counts where the photo is even, and there as the plain squared differences do.
+/// What a net weaves counts where the photo is even, and there by the size of the differences: a faint weave more than a stroke of the
+/// same squares.
 #[test]
 fn roughness_is_asked_of_even_areas_alone() {
     let (width, height) = (36, 20);
@@ -375,6 +376,11 @@ fn roughness_is_asked_of_even_areas_alone() {
     // Down, those of 8 of 36 columns; across, 7 of 35.
     let exact = 8.0 / 36.0 + 7.0 / 35.0;
     assert!((left - exact).abs() < 0.01 && right < 0.01, "{left} where {exact}, {right}");
+
+    // Two strokes, of larger squares in sum than a faint weave.
+    let faint = of_out(&(woven(0, 8) * 0.05).unwrap());
+    let stroke = of_out(&of(&|x, y| if (x, y) == (4, 4) || (x, y) == (4, 12) { 0.4 } else { 0.0 }));
+    assert!(faint > 3.0 * stroke && stroke > 0.0, "{faint} {stroke}");
 
     let out = candle_core::Var::from_tensor(&woven(0, 36)).unwrap();
     let gradients = roughness(&out, &photo).unwrap().backward().unwrap();

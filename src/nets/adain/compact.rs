@@ -14,6 +14,10 @@ use crate::nets::painter::{EPS, Layer, Painter, Palette, Sizes, check};
 pub use crate::nets::painter::{SMALLEST, StyleCode};
 use crate::ops::trainable::{Geometry, moments, relu};
 
+/// Deviation of the [grain](crate::image::grain) that photos get before the net sees them, in training and in use: in the steps of a
+/// byte, of 255.
+pub const GRAIN: f32 = 1.0;
+
 /// The sizes of a net.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

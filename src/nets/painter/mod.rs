@@ -20,6 +20,7 @@ use candle_nn::VarBuilder;
 
 use crate::error::{Error, Result};
 use crate::ops::trainable::{Geometry, conv2d, conv2d_relu, instance_norm_of_own};
+use crate::rng::white;
 pub(in crate::nets) use palette::Palette;
 pub(in crate::nets) use rows::{check as check_rows, palette_of};
 
@@ -286,14 +287,7 @@ fn noise_map(first: usize, rows: usize, columns: usize, number: u32, device: &De
     let mut values = Vec::with_capacity(rows * columns);
     for y in first..first + rows {
         for x in 0..columns {
-            // The finaliser of MurmurHash3 over position and number.
-            let mut bits = (x as u32).wrapping_mul(0x9e37_79b1) ^ (y as u32).wrapping_mul(0x85eb_ca77);
-            bits = bits.wrapping_add(number.wrapping_mul(0xc2b2_ae3d));
-            bits = (bits ^ (bits >> 16)).wrapping_mul(0x85eb_ca6b);
-            bits = (bits ^ (bits >> 13)).wrapping_mul(0xc2b2_ae35);
-            bits ^= bits >> 16;
-            let unit = (bits >> 8) as f32 / (1 << 24) as f32;
-            values.push((unit - 0.5) * 12f32.sqrt());
+            values.push(white(x, y, number));
         }
     }
     Ok(Tensor::from_vec(values, (1, 1, rows, columns), device)?)

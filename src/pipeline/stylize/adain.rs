@@ -8,8 +8,8 @@ use candle_core::Device;
 use super::bundled::{self, Opened};
 use super::{Painter, Style, canvas, strips};
 use crate::error::{Error, Result};
-use crate::image::tensor;
-use crate::nets::adain::compact::{Compact, Config, SMALLEST, StyleCode};
+use crate::image::{grain, tensor};
+use crate::nets::adain::compact::{Compact, Config, GRAIN, SMALLEST, StyleCode};
 use crate::nets::strips::Rows;
 use crate::progress::{OnProgress, Progress, Stage};
 
@@ -81,8 +81,9 @@ impl Painter for AdainPainter {
         let missing = || Error::usage("--style", "is missing").with_hint("say which painting: --style IMAGE");
         let code = self.code.as_ref().ok_or_else(missing)?;
         let size = photo.dimensions();
-        if strips::needed(photo) {
-            let photo = canvas::at_least(photo, SMALLEST as u32);
+        let mut photo = canvas::at_least(photo, SMALLEST as u32);
+        grain::lay(&mut photo, GRAIN, self.noise);
+        if strips::needed(&photo) {
             let own = |rows: &Rows<'_>| self.net.encode_rows(rows)?.towards(code, self.strength);
             let code = if self.strength < 1.0 { strips::read(&photo, &self.device, own)? } else { code.clone() };
             let painted = strips::paint(&photo, &self.device, on_progress, |rows, on_rows, on_strip| {
@@ -91,7 +92,7 @@ impl Painter for AdainPainter {
             return Ok(canvas::cut(painted, size));
         }
         canvas::report(on_progress, 0)?;
-        let pixels = tensor::to_unit(&canvas::at_least(photo, SMALLEST as u32))?.to_device(&self.device)?;
+        let pixels = tensor::to_unit(&photo)?.to_device(&self.device)?;
         let code = if self.strength < 1.0 {
             self.net.encode_style(&pixels)?.towards(code, self.strength)?
         } else {
