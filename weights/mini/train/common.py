@@ -100,6 +100,7 @@ def arguments(about, steps, batch):
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--start", type=Path, help="a model whose weights to begin with")
+    parser.add_argument("--reward", action="store_true", help="learn from the style of what is painted, too (unet.py, ip_adapter.py)")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
