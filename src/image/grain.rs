@@ -11,7 +11,7 @@ use crate::rng::white;
 const SIGMA: f64 = 1.5;
 const REACH: usize = 5;
 
-/// The grain of a picture [row by row](Iterator), `width` values of mean 0 and variance 1 in each.
+/// The grain of a picture row by row without end, `width` values of mean 0 and variance 1 in each.
 ///
 /// It depends on position and `number` only: a part of a picture has the grain of the whole, and a still camera the same in
 /// every frame. Independent noise, blurred so that it has something to hold on to.

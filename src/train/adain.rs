@@ -277,10 +277,10 @@ impl Lesson for Adain {
         rows[0].extend(paintings.iter().cloned().map(Some));
         for photo in photos {
             let mut row = vec![Some(photo.clone())];
+            let mut grained = photo.clone();
+            grain::lay(&mut grained, GRAIN, 0);
             for painting in paintings {
-                let mut photo = photo.clone();
-                grain::lay(&mut photo, GRAIN, 0);
-                row.push(painted(&paint, &photo, painting, &self.device)?);
+                row.push(painted(&paint, &grained, painting, &self.device)?);
             }
             rows.push(row);
         }
