@@ -72,7 +72,7 @@ fn with_luma(wanted: f64, pixel: &Rgb<u8>) -> Rgb<u8> {
     Rgb(colour.map(|colour| to_byte(wanted + share * colour)))
 }
 
-fn to_byte(value: f64) -> u8 {
+pub(super) fn to_byte(value: f64) -> u8 {
     value.clamp(0.0, 255.0).round_ties_even() as u8
 }
 
@@ -123,7 +123,7 @@ fn interpolate(points: &[(f64, f64)], x: f64) -> f64 {
 }
 
 /// Added to the variances (of values from 0 to 1), so that a grey picture's missing directions are not blown up.
-const RIDGE: f64 = 1e-5;
+pub(super) const RIDGE: f64 = 1e-5;
 
 /// The colours turned and stretched by `C_content^1/2 C_style^-1/2` around their mean, which moves to the photo's.
 fn match_covariance(style: &RgbImage, content: &RgbImage) -> RgbImage {
@@ -139,8 +139,8 @@ fn match_covariance(style: &RgbImage, content: &RgbImage) -> RgbImage {
     out
 }
 
-/// Mean and covariance (population) of values from 0 to 1.
-fn colours(picture: &RgbImage) -> ([f64; 3], Matrix3) {
+/// Mean and covariance (population, with [`RIDGE`]) of values from 0 to 1.
+pub(super) fn colours(picture: &RgbImage) -> ([f64; 3], Matrix3) {
     // Exact whole numbers, whatever the size of the picture.
     let (mut sums, mut products, mut count) = ([0u64; 3], [[0u64; 3]; 3], 0u64);
     for pixel in picture.pixels() {

@@ -15,10 +15,11 @@ mod rows;
 
 use std::collections::HashMap;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::error::{Error, Result};
+use crate::ops::matrix3::Matrix3;
 use crate::ops::trainable::{Geometry, conv2d, conv2d_relu, instance_norm_of_own};
 use crate::rng::white;
 pub(in crate::nets) use palette::Palette;
@@ -104,6 +105,17 @@ impl StyleCode {
     pub(super) fn parts(&self) -> Result<(Tensor, Tensor)> {
         let palette = self.0.dim(1)? - PALETTE;
         Ok((self.0.narrow(1, 0, palette)?.contiguous()?, self.0.narrow(1, palette, PALETTE)?.contiguous()?))
+    }
+
+    /// The palette of a single style: the mean of its colours and the root of their covariance, values from 0 to 1.
+    ///
+    /// # Errors
+    /// When the tensor library fails.
+    pub fn palette(&self) -> Result<([f64; 3], Matrix3)> {
+        let (_, palette) = self.parts()?;
+        let numbers = palette.get(0)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        let three = |first: usize| [0, 1, 2].map(|channel| f64::from(numbers[first + channel]));
+        Ok((three(0), [three(3), three(6), three(9)]))
     }
 
     /// The weighted mean of several codes. Weights need not sum to one, but to something positive.
@@ -265,7 +277,7 @@ impl Modulation {
 
 /// Scale and shift of a norm that leaves mean 0 and variance 1, for the three channels of the picture.
 fn unit(batch: usize, device: &Device) -> Result<(Tensor, Tensor)> {
-    let zeros = Tensor::zeros((batch, 3), candle_core::DType::F32, device)?;
+    let zeros = Tensor::zeros((batch, 3), DType::F32, device)?;
     Ok((zeros.ones_like()?, zeros))
 }
 

@@ -8,14 +8,25 @@ use candle_core::Device;
 use super::bundled::{self, Opened};
 use super::{Painter, Style, canvas, strips};
 use crate::error::{Error, Result};
-use crate::image::{grain, tensor};
+use crate::image::{grain, resize, tensor};
 use crate::nets::adain::compact::{Compact, Config, GRAIN, SMALLEST, StyleCode};
 use crate::nets::strips::Rows;
 use crate::progress::{OnProgress, Progress, Stage};
+use crate::style::anchor::{self, Palette};
 
 /// The long side of style pictures, where the user does not say: that of the picture painted, within these. Statistics of
 /// a painting enlarged beyond the photo are those of a softer painting; the net has learned at 256 and was tried up to 512.
 const STYLE_SIDE: std::ops::RangeInclusive<u32> = 256..=512;
+
+/// Pictures whose long side is at most this are painted in one pass. Strokes are as many pixels wide at any size, so larger pictures
+/// are painted at half the size first.
+const AT_ONCE: u32 = 640;
+
+/// How much of the painting at half the size is in what the net sees of the photo next.
+const CARRIED: f64 = 0.4;
+
+/// How far broad areas are brought towards the photo's own.
+const ANCHORED: f64 = 0.3;
 
 /// Repaints with the compact net.
 #[derive(Debug)]
@@ -69,7 +80,7 @@ impl Painter for AdainPainter {
         for (done, style) in styles.iter().enumerate() {
             let (done, total) = (done as u64, styles.len() as u64);
             on_progress(&Progress { stage: Stage::Encode, done, total, label: "style".into() })?;
-            let picture = canvas::at_least(&style.picture, SMALLEST as u32);
+            let picture = canvas::at_least(style.picture.clone(), SMALLEST as u32);
             let code = self.net.encode_style(&tensor::to_unit(&picture)?.to_device(&self.device)?)?;
             codes.push((code, style.weight));
         }
@@ -80,26 +91,109 @@ impl Painter for AdainPainter {
     fn paint(&mut self, photo: &RgbImage, on_progress: &mut OnProgress<'_>) -> Result<RgbImage> {
         let missing = || Error::usage("--style", "is missing").with_hint("say which painting: --style IMAGE");
         let code = self.code.as_ref().ok_or_else(missing)?;
+        let mut smaller: Vec<RgbImage> = Vec::new();
+        loop {
+            let finer = smaller.last().unwrap_or(photo);
+            let (width, height) = finer.dimensions();
+            if width.max(height) <= AT_ONCE {
+                break;
+            }
+            smaller.push(canvas::resized(finer, (width.div_ceil(2), height.div_ceil(2)))?);
+        }
+        let photos = || smaller.iter().rev().chain([photo]);
+        let pixels = |photo: &RgbImage| u64::from(photo.width()) * u64::from(photo.height());
+        let all: u64 = photos().map(pixels).sum();
+        let (mut done, mut painted) = (0, None);
+        for photo in photos() {
+            let seen = match painted {
+                Some(coarser) => canvas::mix(photo, resize::bicubic(&coarser, photo.width(), photo.height())?, CARRIED),
+                None => photo.clone(),
+            };
+            // Of all pixels at all sizes.
+            let mut on_pass = |progress: &Progress| {
+                let done = done + pixels(photo) * progress.done / progress.total.max(1);
+                on_progress(&Progress { done, total: all, ..progress.clone() })
+            };
+            let (mut finer, palette) = self.pass(seen, code, &mut on_pass)?;
+            anchor::anchor(&mut finer, photo, &palette, ANCHORED);
+            painted = Some(finer);
+            done += pixels(photo);
+        }
+        painted.ok_or_else(missing)
+    }
+}
+
+impl AdainPainter {
+    /// What the net makes of a photo at its own size, and the palette it was to have.
+    fn pass(&self, photo: RgbImage, code: &StyleCode, on_progress: &mut OnProgress<'_>) -> Result<(RgbImage, Palette)> {
         let size = photo.dimensions();
         let mut photo = canvas::at_least(photo, SMALLEST as u32);
         grain::lay(&mut photo, GRAIN, self.noise);
-        if strips::needed(&photo) {
+        let (code, painted) = if strips::needed(&photo) {
             let own = |rows: &Rows<'_>| self.net.encode_rows(rows)?.towards(code, self.strength);
             let code = if self.strength < 1.0 { strips::read(&photo, &self.device, own)? } else { code.clone() };
             let painted = strips::paint(&photo, &self.device, on_progress, |rows, on_rows, on_strip| {
                 self.net.painter().paint_rows(rows, &code, self.noise, on_rows, on_strip)
             })?;
-            return Ok(canvas::cut(painted, size));
-        }
-        canvas::report(on_progress, 0)?;
-        let pixels = tensor::to_unit(&photo)?.to_device(&self.device)?;
-        let code = if self.strength < 1.0 {
-            self.net.encode_style(&pixels)?.towards(code, self.strength)?
+            (code, painted)
         } else {
-            code.clone()
+            canvas::report(on_progress, 0)?;
+            let pixels = tensor::to_unit(&photo)?.to_device(&self.device)?;
+            let code = if self.strength < 1.0 {
+                self.net.encode_style(&pixels)?.towards(code, self.strength)?
+            } else {
+                code.clone()
+            };
+            let painted = canvas::picture(&self.net.painter().paint(&pixels, &code, self.noise)?)?;
+            canvas::report(on_progress, 1)?;
+            (code, painted)
         };
-        let painted = self.net.painter().paint(&pixels, &code, self.noise)?;
-        canvas::report(on_progress, 1)?;
-        Ok(canvas::cut(canvas::picture(&painted)?, size))
+        let (mean, root) = code.palette()?;
+        Ok((canvas::cut(painted, size), Palette { mean, root }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn painter() -> AdainPainter {
+        let mut painter = AdainPainter::open(None, &Device::Cpu, 1.0, 0).unwrap();
+        let stripes = RgbImage::from_fn(256, 256, |x, y| {
+            ::image::Rgb(if (x + y) % 24 < 12 { [230, 190, 80] } else { [20, 40, 120] })
+        });
+        painter.learn(&[Style { picture: stripes, weight: 1.0 }], &mut |_| Ok(())).unwrap();
+        painter
+    }
+
+    /// How much of what neighbours eight pixels apart differ by is left when areas of eight by eight pixels are taken as one.
+    fn breadth(picture: &RgbImage) -> f64 {
+        let value = |x: u32, y: u32| f64::from(picture.get_pixel(x, y).0[1]);
+        let mean = |x: u32, y: u32| (0..64).map(|at| value(8 * x + at % 8, 8 * y + at / 8)).sum::<f64>() / 64.0;
+        let (columns, rows) = (picture.width() / 8 - 1, picture.height() / 8);
+        let places = || (0..rows).flat_map(|y| (0..columns).map(move |x| (x, y)));
+        let areas: f64 = places().map(|(x, y)| (mean(x + 1, y) - mean(x, y)).abs()).sum();
+        let pixels: f64 = places().map(|(x, y)| (value(8 * x + 8, 8 * y) - value(8 * x, 8 * y)).abs()).sum();
+        areas / pixels
+    }
+
+    #[test]
+    fn a_large_sky_gets_broader_strokes_than_one_pass_gives_it() {
+        let mut painter = painter();
+        let (width, height) = (2 * AT_ONCE, 192);
+        let photo = RgbImage::from_fn(width, height, |x, _| ::image::Rgb([(60 + 100 * x / width) as u8; 3]));
+        let code = painter.code.clone().unwrap();
+        let (once, _) = painter.pass(photo.clone(), &code, &mut |_| Ok(())).unwrap();
+        let mut told = Vec::new();
+        let mut on_progress = |progress: &Progress| {
+            told.push((progress.done, progress.total));
+            Ok(())
+        };
+        let painted = painter.paint(&photo, &mut on_progress).unwrap();
+        assert_eq!(painted.dimensions(), (width, height));
+        assert!(breadth(&painted) > 1.1 * breadth(&once), "{} {}", breadth(&painted), breadth(&once));
+        let total = told[0].1;
+        assert!(told.is_sorted() && told.iter().all(|&(_, all)| all == total), "{told:?}");
+        assert_eq!((told[0].0, told[told.len() - 1].0), (0, total));
     }
 }

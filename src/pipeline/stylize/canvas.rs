@@ -124,10 +124,10 @@ pub fn picture(painted: &Tensor) -> Result<RgbImage> {
 
 /// A picture with its margin repeated to the right and below until both sides are at least `side`: nets pad by mirroring,
 /// and a picture of a few pixels has nothing to mirror.
-pub fn at_least(picture: &RgbImage, side: u32) -> RgbImage {
+pub fn at_least(picture: RgbImage, side: u32) -> RgbImage {
     let (width, height) = picture.dimensions();
     if width >= side && height >= side {
-        return picture.clone();
+        return picture;
     }
     RgbImage::from_fn(width.max(side), height.max(side), |x, y| *picture.get_pixel(x.min(width - 1), y.min(height - 1)))
 }
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn small_pictures_grow_and_come_back() {
         let small = RgbImage::from_fn(1, 2, |_, y| ::image::Rgb([y as u8 * 9; 3]));
-        let grown = at_least(&small, 16);
+        let grown = at_least(small.clone(), 16);
         assert_eq!((grown.dimensions(), grown.get_pixel(15, 15).0), ((16, 16), [9; 3]));
         assert_eq!(cut(grown, (1, 2)), small);
     }

@@ -83,10 +83,11 @@ impl Painter for GatysPainter {
 
     fn paint(&mut self, photo: &RgbImage, on_progress: &mut OnProgress<'_>) -> Result<RgbImage> {
         let size = photo.dimensions();
-        let photo = canvas::at_least(photo, MIN_SIDE);
+        let photo = canvas::at_least(photo.clone(), MIN_SIDE);
         let long = photo.width().max(photo.height());
         // So wide that it keeps a shortest side worth looking at when it is brought to the photo's size.
-        let wide = |style: &RgbImage| canvas::at_least(style, MIN_SIDE.max(style.width().max(style.height()) / 8));
+        let wide =
+            |style: &RgbImage| canvas::at_least(style.clone(), MIN_SIDE.max(style.width().max(style.height()) / 8));
         let styles: Vec<_> = self.styles.iter().map(|(style, weight)| (wide(style), *weight)).collect();
         let mut settings = self.settings.clone();
         if let Some(side) = self.style_size {
