@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use ::image::RgbImage;
+use rayon::prelude::*;
 
 use crate::rng::white;
 
@@ -11,11 +12,18 @@ use crate::rng::white;
 const SIGMA: f64 = 1.5;
 const REACH: usize = 5;
 
-/// The grain of a picture row by row without end, `width` values of mean 0 and variance 1 in each.
+/// Rows that a thread lays at a time.
+const AT_ONCE: usize = 64;
+
+/// The grain of a picture row by row from the first one on and without end, `width` values of mean 0 and variance 1 in each.
 ///
 /// It depends on position and `number` only: a part of a picture has the grain of the whole, and a still camera the same in
 /// every frame. Independent noise, blurred so that it has something to hold on to.
 pub fn rows(width: usize, number: u32) -> impl Iterator<Item = Vec<f32>> {
+    rows_from(0, width, number)
+}
+
+fn rows_from(first: usize, width: usize, number: u32) -> impl Iterator<Item = Vec<f32>> {
     let kernel: Vec<f32> =
         (0..=2 * REACH).map(|at| (-(at as f64 - REACH as f64).powi(2) / (2.0 * SIGMA * SIGMA)).exp() as f32).collect();
     // The variance of a weighed sum of independent values, both ways.
@@ -27,8 +35,8 @@ pub fn rows(width: usize, number: u32) -> impl Iterator<Item = Vec<f32>> {
             fine.windows(kernel.len()).map(|part| part.iter().zip(&kernel).map(|(a, b)| a * b).sum()).collect()
         }
     };
-    let mut near: VecDeque<Vec<f32>> = (0..2 * REACH).map(&across).collect();
-    (2 * REACH..).map(move |y| {
+    let mut near: VecDeque<Vec<f32>> = (first..first + 2 * REACH).map(&across).collect();
+    (first + 2 * REACH..).map(move |y| {
         near.push_back(across(y));
         let mut row = vec![0.0; width];
         for (part, weight) in near.iter().zip(&kernel) {
@@ -44,14 +52,15 @@ pub fn rows(width: usize, number: u32) -> impl Iterator<Item = Vec<f32>> {
 /// Lays grain of deviation `amount`, in the steps of a byte, over a picture; the same in all three channels.
 pub fn lay(picture: &mut RgbImage, amount: f32, number: u32) {
     let width = picture.width() as usize;
-    for (pixels, grain) in picture.chunks_exact_mut(3 * width.max(1)).zip(rows(width, number)) {
-        for (pixel, grain) in pixels.chunks_exact_mut(3).zip(grain) {
-            for value in pixel {
+    let line = 3 * width.max(1);
+    picture.par_chunks_mut(AT_ONCE * line).enumerate().for_each(|(part, lines)| {
+        for (pixels, grain) in lines.chunks_exact_mut(line).zip(rows_from(part * AT_ONCE, width, number)) {
+            for (pixel, grain) in pixels.as_chunks_mut::<3>().0.iter_mut().zip(grain) {
                 // A cast keeps to the range.
-                *value = (f32::from(*value) + amount * grain).round() as u8;
+                *pixel = pixel.map(|value| (f32::from(value) + amount * grain + 0.5) as u8);
             }
         }
-    }
+    });
 }
 
 #[cfg(test)]

@@ -4,12 +4,12 @@
 use ::image::RgbImage;
 use rayon::prelude::*;
 
-use super::colour::{self, colours, to_byte};
+use super::colour::{self, colours};
 use crate::ops::matrix3::{Matrix3, power, product};
 
 /// About the side, in pixels, of the areas whose mean colours are compared. Between their centres the difference changes evenly, so
 /// that what it takes off has a deviation of half this.
-const AREA: usize = 24;
+const AREA: usize = 12;
 
 /// Added to the variances (of values from 0 to 1) that the photo is divided by: the faint colours of a nearly grey photo are
 /// mostly the noise of its compression.
@@ -49,22 +49,16 @@ pub fn anchor(painted: &mut RgbImage, photo: &RgbImage, palette: &Palette, share
     let rows = places(size.1 as usize, missing.rows);
     let row = 3 * size.0 as usize;
     let lines = || rows.par_iter().zip(painted.par_chunks_exact(row));
-    let parts: Vec<Sums> = lines()
-        .map(|(&at, line)| {
-            let mut sums = Sums::default();
-            missing.laid_over(line, at, &columns, |_, pixel| sums.add(pixel));
-            sums
-        })
-        .collect();
+    let parts: Vec<Sums> = lines().map(|(&at, line)| Sums::of(&missing.laid_over(line, at, &columns))).collect();
     let (moved_mean, mut moved) = Sums::total(&parts);
     (0..3).for_each(|channel| moved[channel][channel] += colour::RIDGE);
     let back = Affine::new(product(root, power(moved, -0.5)), moved_mean, mean);
     painted.par_chunks_exact_mut(row).zip(rows).for_each(|(line, at)| {
-        let before = line.to_vec();
-        missing.laid_over(&before, at, &columns, |place, pixel| {
-            let coloured = back.of(pixel).map(|value| to_byte(255.0 * f64::from(value)));
-            line[3 * place..3 * place + 3].copy_from_slice(&coloured);
-        });
+        let moved = missing.laid_over(line, at, &columns);
+        for (pixel, moved) in line.as_chunks_mut::<3>().0.iter_mut().zip(moved) {
+            // A cast keeps to the range.
+            *pixel = back.of(moved).map(|value| (255.0 * value + 0.5) as u8);
+        }
     });
 }
 
@@ -130,24 +124,25 @@ impl Areas {
         Self { columns, rows, values: values.collect() }
     }
 
-    /// Adds the values to a line of pixels, those between the centres evenly, and hands on every pixel.
-    fn laid_over(&self, line: &[u8], row: Place, columns: &[Place], mut on_pixel: impl FnMut(usize, Colour)) {
+    /// A line of pixels with the values added, those between the centres evenly.
+    fn laid_over(&self, line: &[u8], (above, below, share): Place, columns: &[Place]) -> Vec<Colour> {
         let between = |one: Colour, other: Colour, share: f32| {
             [0, 1, 2].map(|channel| one[channel] + (other[channel] - one[channel]) * share)
         };
-        let (above, below, share) = row;
-        let areas: Vec<Colour> = (0..self.columns)
-            .map(|x| between(self.values[above * self.columns + x], self.values[below * self.columns + x], share))
-            .collect();
-        for (place, (pixel, &(before, after, share))) in line.chunks_exact(3).zip(columns).enumerate() {
-            let add = between(areas[before], areas[after], share);
-            on_pixel(place, [0, 1, 2].map(|channel| f32::from(pixel[channel]) / 255.0 + add[channel]));
-        }
+        let (above, below) = (above * self.columns, below * self.columns);
+        let areas: Vec<Colour> =
+            (0..self.columns).map(|x| between(self.values[above + x], self.values[below + x], share)).collect();
+        let pixels = line.as_chunks::<3>().0.iter().zip(columns);
+        pixels
+            .map(|(pixel, &(before, after, share))| {
+                let add = between(areas[before], areas[after], share);
+                [0, 1, 2].map(|channel| f32::from(pixel[channel]) * (1.0 / 255.0) + add[channel])
+            })
+            .collect()
     }
 }
 
 /// What mean and covariance are made of.
-#[derive(Default)]
 struct Sums {
     pixels: f64,
     sums: [f64; 3],
@@ -155,15 +150,22 @@ struct Sums {
 }
 
 impl Sums {
-    fn add(&mut self, pixel: Colour) {
-        self.pixels += 1.0;
-        // Around the middle of the range, so that the difference at the end loses little.
-        let pixel = pixel.map(|value| f64::from(value) - 0.5);
-        for row in 0..3 {
-            self.sums[row] += pixel[row];
-            for column in 0..3 {
-                self.products[row][column] += pixel[row] * pixel[column];
+    fn of(line: &[Colour]) -> Self {
+        let (mut sums, mut products) = ([0.0; 3], [[0.0; 3]; 3]);
+        for pixel in line {
+            // Around the middle of the range, so that the difference at the end loses little.
+            let pixel = pixel.map(|value| value - 0.5);
+            for row in 0..3 {
+                sums[row] += pixel[row];
+                for column in 0..3 {
+                    products[row][column] += pixel[row] * pixel[column];
+                }
             }
+        }
+        Self {
+            pixels: line.len() as f64,
+            sums: sums.map(f64::from),
+            products: products.map(|row: [f32; 3]| row.map(f64::from)),
         }
     }
 

@@ -72,7 +72,7 @@ fn with_luma(wanted: f64, pixel: &Rgb<u8>) -> Rgb<u8> {
     Rgb(colour.map(|colour| to_byte(wanted + share * colour)))
 }
 
-pub(super) fn to_byte(value: f64) -> u8 {
+fn to_byte(value: f64) -> u8 {
     value.clamp(0.0, 255.0).round_ties_even() as u8
 }
 

@@ -10,7 +10,6 @@ use super::{Painter, Style, canvas, strips};
 use crate::error::{Error, Result};
 use crate::image::{grain, resize, tensor};
 use crate::nets::adain::compact::{Compact, Config, GRAIN, SMALLEST, StyleCode};
-use crate::nets::strips::Rows;
 use crate::progress::{OnProgress, Progress, Stage};
 use crate::style::anchor::{self, Palette};
 
@@ -23,10 +22,13 @@ const STYLE_SIDE: std::ops::RangeInclusive<u32> = 256..=512;
 const AT_ONCE: u32 = 640;
 
 /// How much of the painting at half the size is in what the net sees of the photo next.
-const CARRIED: f64 = 0.4;
+const CARRIED: f64 = 0.5;
+
+/// The strength of all passes but the first: what is fine in a large picture is less painted than what is broad.
+const FINER: f64 = 0.6;
 
 /// How far broad areas are brought towards the photo's own.
-const ANCHORED: f64 = 0.3;
+const ANCHORED: f64 = 0.5;
 
 /// Repaints with the compact net.
 #[derive(Debug)]
@@ -98,23 +100,41 @@ impl Painter for AdainPainter {
             if width.max(height) <= AT_ONCE {
                 break;
             }
-            smaller.push(canvas::resized(finer, (width.div_ceil(2), height.div_ceil(2)))?);
+            smaller.push(canvas::resized(finer, halved((width, height)))?);
         }
         let photos = || smaller.iter().rev().chain([photo]);
+        let (code, finer_code) = if self.strength >= 1.0 && smaller.is_empty() {
+            (code.clone(), code.clone())
+        } else {
+            // The photo's own code, read off a size at which that takes next to no time where there are several.
+            let own = match smaller.last() {
+                Some(smallest) => canvas::resized(smallest, halved(smallest.dimensions()))?,
+                None => photo.clone(),
+            };
+            let own = canvas::at_least(own, SMALLEST as u32);
+            let own = self.net.encode_style(&tensor::to_unit(&own)?.to_device(&self.device)?)?;
+            (own.towards(code, self.strength)?, own.towards(code, self.strength * FINER)?)
+        };
+        let (mean, root) = code.palette()?;
+        let palette = Palette { mean, root };
+
         let pixels = |photo: &RgbImage| u64::from(photo.width()) * u64::from(photo.height());
         let all: u64 = photos().map(pixels).sum();
         let (mut done, mut painted) = (0, None);
         for photo in photos() {
-            let seen = match painted {
-                Some(coarser) => canvas::mix(photo, resize::bicubic(&coarser, photo.width(), photo.height())?, CARRIED),
-                None => photo.clone(),
+            let (seen, code) = match painted {
+                Some(coarser) => {
+                    let coarser = resize::bicubic(&coarser, photo.width(), photo.height())?;
+                    (canvas::mix(photo, coarser, CARRIED), &finer_code)
+                }
+                None => (photo.clone(), &code),
             };
             // Of all pixels at all sizes.
             let mut on_pass = |progress: &Progress| {
                 let done = done + pixels(photo) * progress.done / progress.total.max(1);
                 on_progress(&Progress { done, total: all, ..progress.clone() })
             };
-            let (mut finer, palette) = self.pass(seen, code, &mut on_pass)?;
+            let mut finer = self.pass(seen, code, &mut on_pass)?;
             anchor::anchor(&mut finer, photo, &palette, ANCHORED);
             painted = Some(finer);
             done += pixels(photo);
@@ -123,33 +143,28 @@ impl Painter for AdainPainter {
     }
 }
 
+fn halved((width, height): (u32, u32)) -> (u32, u32) {
+    (width.div_ceil(2), height.div_ceil(2))
+}
+
 impl AdainPainter {
-    /// What the net makes of a photo at its own size, and the palette it was to have.
-    fn pass(&self, photo: RgbImage, code: &StyleCode, on_progress: &mut OnProgress<'_>) -> Result<(RgbImage, Palette)> {
+    /// What the net makes of a photo at its own size.
+    fn pass(&self, photo: RgbImage, code: &StyleCode, on_progress: &mut OnProgress<'_>) -> Result<RgbImage> {
         let size = photo.dimensions();
         let mut photo = canvas::at_least(photo, SMALLEST as u32);
         grain::lay(&mut photo, GRAIN, self.noise);
-        let (code, painted) = if strips::needed(&photo) {
-            let own = |rows: &Rows<'_>| self.net.encode_rows(rows)?.towards(code, self.strength);
-            let code = if self.strength < 1.0 { strips::read(&photo, &self.device, own)? } else { code.clone() };
-            let painted = strips::paint(&photo, &self.device, on_progress, |rows, on_rows, on_strip| {
-                self.net.painter().paint_rows(rows, &code, self.noise, on_rows, on_strip)
-            })?;
-            (code, painted)
+        let painted = if strips::needed(&photo) {
+            strips::paint(&photo, &self.device, on_progress, |rows, on_rows, on_strip| {
+                self.net.painter().paint_rows(rows, code, self.noise, on_rows, on_strip)
+            })?
         } else {
             canvas::report(on_progress, 0)?;
             let pixels = tensor::to_unit(&photo)?.to_device(&self.device)?;
-            let code = if self.strength < 1.0 {
-                self.net.encode_style(&pixels)?.towards(code, self.strength)?
-            } else {
-                code.clone()
-            };
-            let painted = canvas::picture(&self.net.painter().paint(&pixels, &code, self.noise)?)?;
+            let painted = canvas::picture(&self.net.painter().paint(&pixels, code, self.noise)?)?;
             canvas::report(on_progress, 1)?;
-            (code, painted)
+            painted
         };
-        let (mean, root) = code.palette()?;
-        Ok((canvas::cut(painted, size), Palette { mean, root }))
+        Ok(canvas::cut(painted, size))
     }
 }
 
@@ -183,7 +198,7 @@ mod tests {
         let (width, height) = (2 * AT_ONCE, 192);
         let photo = RgbImage::from_fn(width, height, |x, _| ::image::Rgb([(60 + 100 * x / width) as u8; 3]));
         let code = painter.code.clone().unwrap();
-        let (once, _) = painter.pass(photo.clone(), &code, &mut |_| Ok(())).unwrap();
+        let once = painter.pass(photo.clone(), &code, &mut |_| Ok(())).unwrap();
         let mut told = Vec::new();
         let mut on_progress = |progress: &Progress| {
             told.push((progress.done, progress.total));

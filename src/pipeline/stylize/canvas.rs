@@ -104,7 +104,8 @@ pub fn mix(first: &RgbImage, mut second: RgbImage, weight: f64) -> RgbImage {
     let weight = weight as f32;
     for (second, &first) in second.iter_mut().zip(first.iter()) {
         let (from, to) = (f32::from(first), f32::from(*second));
-        *second = (from + (to - from) * weight).round().clamp(0.0, 255.0) as u8;
+        // A cast keeps to the range.
+        *second = (from + (to - from) * weight + 0.5) as u8;
     }
     second
 }
