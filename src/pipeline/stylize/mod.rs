@@ -186,17 +186,18 @@ impl Stylizer {
         let started = Instant::now();
         let size = self.painter.canvas(photo.dimensions(), self.settings.size)?;
         let mask = mask.map(|mask| canvas::fit_mask(mask, photo.dimensions(), size)).transpose()?;
-        let photo = canvas::resized(photo, size)?;
+        let resized = (photo.dimensions() != size).then(|| canvas::resized(photo, size)).transpose()?;
+        let photo = resized.as_ref().unwrap_or(photo);
         let before_encoding = started.elapsed();
-        self.learn(&photo, on_progress)?;
+        self.learn(photo, on_progress)?;
         let after_encoding = started.elapsed();
-        let painted = self.painter.paint(&photo, on_progress)?;
-        let mut painted = self.finish(&photo, painted)?;
+        let painted = self.painter.paint(photo, on_progress)?;
+        let mut painted = self.finish(photo, painted)?;
         if let Some(smoother) = &mut self.smoother {
-            painted = smoother.next(&photo, painted);
+            painted = smoother.next(photo, painted);
         }
         if let Some(mask) = mask {
-            painted = canvas::compose(&photo, painted, &mask);
+            painted = canvas::compose(photo, painted, &mask);
         }
         let encoding = after_encoding.saturating_sub(before_encoding);
         let warnings = self.painter.warnings();
