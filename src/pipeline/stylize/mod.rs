@@ -12,6 +12,7 @@ mod frames;
 mod gatys;
 mod original;
 mod recipe;
+mod sizes;
 mod strips;
 
 use std::path::Path;
