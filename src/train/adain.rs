@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::dataset::Dataset;
 use super::lesson::{Lesson, leaf};
-use super::loss::{Parts, Perceptual, Style, roughness, tone, variation};
+use super::loss::{Parts, Perceptual, Style, broad, roughness, tone, variation};
 use super::preview;
 use crate::error::Result;
 use crate::image::{grain, tensor};
@@ -56,6 +56,8 @@ pub struct Balance {
     pub even: f64,
     /// Light and dark where the photo has them ([`tone`]).
     pub tone: f64,
+    /// Broad areas in the colours the photo has there ([`broad`]).
+    pub broad: f64,
 }
 
 impl Panel {
@@ -73,9 +75,10 @@ impl Panel {
 
     /// For the record.
     pub fn note(&self) -> Value {
-        let Balance { content, style, variation, even, tone } = self.weights;
+        let Balance { content, style, variation, even, tone, broad } = self.weights;
         json!({
             "content_weight": content, "style_weight": style, "tv_weight": variation, "even_weight": even, "tone_weight": tone,
+            "broad_weight": broad,
             "turns": self.turns,
             "backbones": self.judges.iter().map(Perceptual::note).collect::<Vec<_>>(),
         })
@@ -89,7 +92,7 @@ impl Panel {
         self.judges.iter().map(|judge| judge.style(paintings)).collect()
     }
 
-    /// The gradients to the weights behind `out`, and the parts of the loss: whole, content, style, variation, roughness, tone. `style` gives
+    /// The gradients to the weights behind `out`, and the parts of the loss: whole, content, style, variation, roughness, tone, broad colours. `style` gives
     /// the wanted statistics for the judge of this number.
     ///
     /// # Errors
@@ -137,13 +140,15 @@ impl Panel {
         let varied = of_pixels(weights.variation, &variation)?;
         let rough = of_pixels(weights.even, &|out| roughness(out, photos))?;
         let off_tone = of_pixels(weights.tone, &|out| tone(out, photos))?;
+        let off_colour = of_pixels(weights.broad, &|out| broad(out, photos))?;
         let loss = weights.content * parts.content
             + weights.style * parts.style
             + weights.variation * varied
             + weights.even * rough
-            + weights.tone * off_tone;
+            + weights.tone * off_tone
+            + weights.broad * off_colour;
         let gradients = (whole * window.uncut(&gradient.detach())?)?.sum_all()?.backward()?;
-        Ok((gradients, vec![loss, parts.content, parts.style, varied, rough, off_tone]))
+        Ok((gradients, vec![loss, parts.content, parts.style, varied, rough, off_tone, off_colour]))
     }
 }
 
@@ -188,7 +193,7 @@ impl Window {
 
 /// The names of what [`Panel::teach`] returns.
 pub(super) fn parts() -> Vec<String> {
-    ["loss", "content", "style", "tv", "rough", "tone"].map(str::to_owned).to_vec()
+    ["loss", "content", "style", "tv", "rough", "tone", "broad"].map(str::to_owned).to_vec()
 }
 
 /// The training of an arbitrary-style net.
@@ -349,5 +354,24 @@ mod tests {
         assert!(brighter < 1e-3, "{brighter}");
         let turned = value(&photo.affine(-1.0, 1.0).unwrap());
         assert!((1.98..=2.0).contains(&turned), "{turned}");
+    }
+
+    #[test]
+    fn broad_areas_are_where_the_photo_has_them_in_any_palette_and_under_any_strokes() {
+        let photo = Tensor::rand(0f32, 1.0, (2, 3, 8, 6), &Device::Cpu).unwrap().upsample_nearest2d(64, 48).unwrap();
+        let value = |out: &Tensor| broad(out, &photo).unwrap().to_scalar::<f32>().unwrap();
+        let [red, green, blue] = [0, 1, 2].map(|channel| photo.narrow(1, channel, 1).unwrap());
+        // Three colours of a narrow palette: what comes out of its mean and covariance is the photo, but for the root's turn.
+        let stretched =
+            [(&red, 0.5, 0.2), (&green, 0.3, 0.1), (&blue, 0.7, 0.3)].map(|(c, by, add)| c.affine(by, add).unwrap());
+        let out = Tensor::cat(&stretched, 1).unwrap();
+        assert!(value(&photo) < 2e-3 && value(&out) < 0.02, "{} {}", value(&photo), value(&out));
+        // Strokes of one pixel, and as much as that in clouds.
+        let noise = |height: usize, width: usize| {
+            let coarse = (Tensor::rand(0f32, 1.0, (2, 3, height, width), &Device::Cpu).unwrap() - 0.5).unwrap();
+            coarse.affine(0.2, 0.0).unwrap().upsample_nearest2d(64, 48).unwrap()
+        };
+        let (strokes, clouds) = ((&out + noise(64, 48)).unwrap(), (&out + noise(8, 6)).unwrap());
+        assert!(value(&clouds) > 4.0 * value(&strokes), "{} {}", value(&clouds), value(&strokes));
     }
 }

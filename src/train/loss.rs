@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::lesson::leaf;
 use crate::error::{Error, Result};
+use crate::nets::painter::recoloured;
 use crate::ops::trainable::{instance_norm, moments};
 
 /// Keeps quotients finite where a layer sees nothing.
@@ -271,7 +272,7 @@ fn differences(out: &Tensor, mean: impl Fn(Tensor, usize) -> candle_core::Result
 
 /// Pixels a side whose differences [`evenness`] takes together, and the mean difference at which an area is half even.
 const AREA: usize = 8;
-const HALF_EVEN: f64 = 0.02;
+const HALF_EVEN: f64 = 0.04;
 
 /// Where photos are even: 1 to 0 for `[batch, 1, height, width]` of their pixels in 0..1, by the mean difference between neighbours
 /// around each.
@@ -332,4 +333,18 @@ pub fn tone(out: &Tensor, photos: &Tensor) -> Result<Tensor> {
         instance_norm(&coarse, &ones, &ones.zeros_like()?, 1e-4)
     };
     Ok((lightness(out)? - lightness(photos)?)?.sqr()?.mean_all()?.affine(0.5, 0.0)?)
+}
+
+/// How far the colours of broad areas, of 8 x 8 pixels each, lie from those that the photos have there, were they in the colours of the
+/// outputs: in units of the outputs' variances, averaged over the batch. 0 where an output is its photo in other colours. What it
+/// holds down are rims around shapes, and clouds in skies, of colours that strokes of the same place do not have.
+///
+/// # Errors
+/// When the tensor library fails.
+pub fn broad(out: &Tensor, photos: &Tensor) -> Result<Tensor> {
+    let (_, _, height, width) = out.dims4()?;
+    let seen = out.detach();
+    let variance = seen.broadcast_sub(&seen.mean_keepdim((2, 3))?)?.sqr()?.mean_keepdim((1, 2, 3))?;
+    let missing = (out - recoloured(photos, &seen)?)?.avg_pool2d((TONE.min(height), TONE.min(width)))?;
+    Ok(missing.sqr()?.broadcast_div(&(variance + 1e-3)?)?.mean_all()?)
 }

@@ -119,7 +119,7 @@ fn panel() -> Panel {
     Panel::new(
         vec![perceptual(), perceptual()],
         Turns::Alternate,
-        Balance { content: 1.0, style: 3.0, variation: 0.01, even: 0.5, tone: 0.1 },
+        Balance { content: 1.0, style: 3.0, variation: 0.01, even: 0.5, tone: 0.1, broad: 0.1 },
     )
 }
 

@@ -109,6 +109,9 @@ struct Common {
     /// Weight of light and dark lying where they do in the photo
     #[arg(long, value_name = "F", default_value_t = 0.0)]
     tone_weight: f64,
+    /// Weight of broad areas having the photo's colours, as far as the painting has them
+    #[arg(long, value_name = "F", default_value_t = 0.0)]
+    broad_weight: f64,
     /// Layers at which content is compared
     #[arg(long, value_name = "LAYER,...", value_delimiter = ',')]
     content_layers: Vec<String>,
@@ -167,6 +170,7 @@ impl Common {
             ("--tv-weight", self.tv_weight),
             ("--even-weight", self.even_weight),
             ("--tone-weight", self.tone_weight),
+            ("--broad-weight", self.broad_weight),
         ];
         if let Some((flag, _)) = weights.into_iter().find(|(_, value)| !(value.is_finite() && *value >= 0.0)) {
             return Err(Error::usage(flag, "must be 0 or more"));
@@ -218,8 +222,14 @@ impl Common {
             judges.push(Perceptual::new(Box::new(BackboneJudge::new(net, name)), weights.clone())?);
         }
         let (content, style) = (weights.content, weights.style);
-        let balance =
-            Balance { content, style, variation: self.tv_weight, even: self.even_weight, tone: self.tone_weight };
+        let balance = Balance {
+            content,
+            style,
+            variation: self.tv_weight,
+            even: self.even_weight,
+            tone: self.tone_weight,
+            broad: self.broad_weight,
+        };
         Ok(Panel::new(judges, self.turns, balance))
     }
 

@@ -31,6 +31,20 @@ pub(in crate::nets) const EPS: f64 = 1e-5;
 /// Pixels per side below which the mirrored edges of the coarsest scale have nothing to mirror.
 pub const SMALLEST: usize = 16;
 
+/// Photos `[n, 3, h, w]` in 0..1 in the colours of as many pictures (mean and covariance), as a painter that left every pixel where
+/// it is would paint them. Without gradients.
+///
+/// # Errors
+/// When there are more photos than pictures, or the tensor library fails.
+pub fn recoloured(photos: &Tensor, like: &Tensor) -> Result<Tensor> {
+    let palettes = Palette::all_of(like)?;
+    let own = Palette::all_of(photos)?.into_iter().enumerate();
+    let bare = own.map(|(index, palette)| palette.out_of(&photos.narrow(0, index, 1)?.detach()));
+    let numbers: Vec<f32> = palettes.iter().flat_map(Palette::numbers).collect();
+    let numbers = Tensor::from_vec(numbers, (palettes.len(), PALETTE), photos.device())?;
+    palette::colour(&Tensor::cat(&bare.collect::<Result<Vec<_>>>()?, 0)?, &numbers)
+}
+
 /// Numbers of a palette at the end of a style code: the mean, and the root of the covariance row by row.
 pub const PALETTE: usize = palette::WIDTH;
 

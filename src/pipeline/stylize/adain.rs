@@ -91,7 +91,7 @@ impl Painter for AdainPainter {
             (code.clone(), code.clone())
         } else {
             // The photo's own code, read off a size at which that takes next to no time where there are several.
-            let own = below.last().map_or_else(|| Ok(photo.clone()), sizes::halved)?;
+            let own = below.last().map_or_else(|| Ok(photo.clone()), sizes::reduced)?;
             let own = canvas::at_least(own, SMALLEST as u32);
             let own = self.net.encode_style(&tensor::to_unit(&own)?.to_device(&self.device)?)?;
             (own.towards(code, self.strength)?, own.towards(code, self.strength * FINER)?)

@@ -1,5 +1,5 @@
 //! A photo painted from the broad to the fine. The strokes of this program's nets are as many pixels wide at any size, and a large picture
-//! painted in one pass looks like cloth; so it is painted at half the size first, and what the net sees next has that painting in it.
+//! painted in one pass looks like cloth; so it is painted small first, and what the net sees next has that painting in it.
 
 use ::image::RgbImage;
 
@@ -11,10 +11,14 @@ use crate::progress::{OnProgress, Progress};
 /// Pictures whose long side is at most this are painted in one pass.
 const AT_ONCE: u32 = 640;
 
-/// How much of the painting at half the size is in what the net sees of the photo next.
+/// How many times as broad the strokes of a size are as those of the next.
+const BROADER: f64 = 2.5;
+
+/// How much of the painting at one size is in what the net sees of the photo next.
 const CARRIED: f64 = 0.5;
 
-/// The sizes of a photo below its own, each half of the one before, down to one that is painted in one pass; none where the photo is.
+/// The photo at the sizes below its own that are painted first, each [`BROADER`] times as small as the one before, down to one that is painted
+/// in one pass; none where the photo is.
 ///
 /// # Errors
 /// When a size is beyond the limits of [`crate::image::read`].
@@ -26,16 +30,17 @@ pub(super) fn below(photo: &RgbImage) -> Result<Vec<RgbImage>> {
         if width.max(height) <= AT_ONCE {
             return Ok(smaller);
         }
-        smaller.push(halved(finer)?);
+        smaller.push(reduced(finer)?);
     }
 }
 
-/// A photo at half its size, rounded up.
+/// A photo at the next size below its own, rounded up.
 ///
 /// # Errors
 /// As [`below`].
-pub(super) fn halved(photo: &RgbImage) -> Result<RgbImage> {
-    canvas::resized(photo, (photo.width().div_ceil(2), photo.height().div_ceil(2)))
+pub(super) fn reduced(photo: &RgbImage) -> Result<RgbImage> {
+    let side = |side: u32| (f64::from(side) / BROADER).ceil() as u32;
+    canvas::resized(photo, (side(photo.width()), side(photo.height())))
 }
 
 /// What one pass paints: given what the net is to see, and the photo it is made of.
@@ -79,10 +84,11 @@ mod tests {
 
     #[test]
     fn every_size_sees_half_of_the_painting_before() {
-        let photo = RgbImage::from_pixel(2 * AT_ONCE + 1, 7, Rgb([100; 3]));
+        const WIDE: u32 = 5 * AT_ONCE / 2 + 1;
+        let photo = RgbImage::from_pixel(WIDE, 7, Rgb([100; 3]));
         let below = below(&photo).unwrap();
         let sizes: Vec<_> = below.iter().map(RgbImage::dimensions).collect();
-        assert_eq!(sizes, [(AT_ONCE + 1, 4), (AT_ONCE.div_ceil(2) + 1, 2)]);
+        assert_eq!(sizes, [(AT_ONCE + 1, 3), (2 * AT_ONCE / 5 + 1, 2)]);
         let (mut seen, mut told) = (Vec::new(), Vec::new());
         let mut on_progress = |progress: &Progress| {
             told.push((progress.done, progress.total));
@@ -95,8 +101,8 @@ mod tests {
             canvas::report(on_progress, 1)?;
             Ok(RgbImage::from_pixel(picture.width(), picture.height(), Rgb([200; 3])))
         });
-        assert_eq!(painted.unwrap(), RgbImage::from_pixel(2 * AT_ONCE + 1, 7, Rgb([200; 3])));
-        assert_eq!(seen, [(sizes[1], 100), (sizes[0], 150), ((2 * AT_ONCE + 1, 7), 150)]);
+        assert_eq!(painted.unwrap(), RgbImage::from_pixel(WIDE, 7, Rgb([200; 3])));
+        assert_eq!(seen, [(sizes[1], 100), (sizes[0], 150), ((WIDE, 7), 150)]);
         let total = told[0].1;
         assert!(told.is_sorted() && told.iter().all(|&(_, all)| all == total), "{told:?}");
         assert_eq!((told[0].0, told[told.len() - 1].0), (0, total));
