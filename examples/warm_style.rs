@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use candle_core::Device;
 use impasto::image::read;
-use impasto::pipeline::stylize::{AdainPainter, Painter, Style};
+use impasto::pipeline::stylize::{AdainPainter, Painter, Style, canvas};
 use impasto::progress::silent;
 use impasto::{Error, Result};
 
@@ -30,7 +30,9 @@ fn main() -> Result<()> {
     let mut painter = AdainPainter::open(None, &Device::Cpu, 1.0, 0)?;
     for _ in 0..6 {
         let begun = Instant::now();
-        painter.learn(&[Style { picture: painting.clone(), weight: 1.0 }], &mut silent)?;
+        let side = painter.style_side(photo.dimensions()).unwrap_or(512);
+        let picture = canvas::resized(&painting, canvas::with_long_side(painting.dimensions(), side))?;
+        painter.learn(&[Style { picture, weight: 1.0 }], &mut silent)?;
         painter.paint(&photo, &mut silent)?;
         println!("{{\"seconds\": {}}}", begun.elapsed().as_secs_f64());
     }

@@ -6,6 +6,7 @@
 //! factors in neural style transfer", 2017.
 
 use ::image::{Rgb, RgbImage};
+use rayon::prelude::*;
 
 use crate::ops::matrix3::{Matrix3, power, product};
 
@@ -141,19 +142,29 @@ fn match_covariance(style: &RgbImage, content: &RgbImage) -> RgbImage {
 
 /// Mean and covariance (population, with [`RIDGE`]) of values from 0 to 1.
 pub(super) fn colours(picture: &RgbImage) -> ([f64; 3], Matrix3) {
-    // Exact whole numbers, whatever the size of the picture.
-    let (mut sums, mut products, mut count) = ([0u64; 3], [[0u64; 3]; 3], 0u64);
-    for pixel in picture.pixels() {
-        let values = pixel.0.map(u64::from);
-        count += 1;
-        for row in 0..3 {
-            sums[row] += values[row];
-            for column in 0..3 {
-                products[row][column] += values[row] * values[column];
+    // Exact whole numbers, whatever the size of the picture: of so many pixels they fit into 32 bits.
+    const AT_ONCE: usize = 1 << 14;
+    type Sums = ([u64; 3], [[u64; 3]; 3]);
+    let of_some = |pixels: &[u8]| {
+        let (mut sums, mut products) = ([0u32; 3], [[0u32; 3]; 3]);
+        for pixel in pixels.as_chunks::<3>().0 {
+            let values = pixel.map(u32::from);
+            for row in 0..3 {
+                sums[row] += values[row];
+                for column in 0..3 {
+                    products[row][column] += values[row] * values[column];
+                }
             }
         }
-    }
-    let count = count as f64;
+        (sums.map(u64::from), products.map(|row| row.map(u64::from)))
+    };
+    let add = |(sums, products): Sums, (more, further): Sums| {
+        let sum = |one: [u64; 3], other: [u64; 3]| [0, 1, 2].map(|at| one[at] + other[at]);
+        (sum(sums, more), [0, 1, 2].map(|row| sum(products[row], further[row])))
+    };
+    let none = || ([0; 3], [[0; 3]; 3]);
+    let (sums, products) = picture.par_chunks(3 * AT_ONCE).map(of_some).reduce(none, add);
+    let count = f64::from(picture.width()) * f64::from(picture.height());
     let mean = sums.map(|sum| sum as f64 / count / 255.0);
     let mut covariance = [[0.0; 3]; 3];
     for row in 0..3 {

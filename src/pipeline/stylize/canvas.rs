@@ -3,6 +3,7 @@
 
 use ::image::{GrayImage, RgbImage, imageops};
 use candle_core::{DType, Tensor};
+use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::image::{resize, tensor};
@@ -101,12 +102,15 @@ pub fn compose(photo: &RgbImage, mut painted: RgbImage, mask: &GrayImage) -> Rgb
 
 /// Two pictures of one size mixed: `weight` 1 is the second.
 pub fn mix(first: &RgbImage, mut second: RgbImage, weight: f64) -> RgbImage {
+    const AT_ONCE: usize = 1 << 16;
     let weight = weight as f32;
-    for (second, &first) in second.iter_mut().zip(first.iter()) {
-        let (from, to) = (f32::from(first), f32::from(*second));
-        // A cast keeps to the range.
-        *second = (from + (to - from) * weight + 0.5) as u8;
-    }
+    first.par_chunks(AT_ONCE).zip(second.par_chunks_mut(AT_ONCE)).for_each(|(first, second)| {
+        for (second, &first) in second.iter_mut().zip(first) {
+            let (from, to) = (f32::from(first), f32::from(*second));
+            // A cast keeps to the range.
+            *second = (from + (to - from) * weight + 0.5) as u8;
+        }
+    });
     second
 }
 
