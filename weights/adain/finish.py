@@ -2,8 +2,8 @@
 
     python finish.py FIRST SECOND SHARE STRENGTH PHOTOS OUT
 
-FIRST and SECOND are files of `impasto train adain` of which one went on from the other; SHARE is the second one's part. STRENGTH (0..1)
-is like `--strength`, but for every style the same: the way from the mean code of the photos in the folder PHOTOS (every sixth, short
+FIRST and SECOND are files of `impasto train adain`, nets or checkpoints (of which the running mean is taken); one went on from the
+other. SHARE is the second one's part. STRENGTH (0..1) is like `--strength`, but for every style the same: the way from the mean code of the photos in the folder PHOTOS (every sixth, short
 side 320) to the painting's, which the layer behind the style statistics can take on at no cost. The palette stays the painting's.
 """
 
@@ -37,6 +37,11 @@ def code(weights, pixels):
     return hidden @ weights["modulation.weight"].T + weights["modulation.bias"]
 
 
+def load(path):
+    tensors = load_file(path)
+    return {name.removeprefix("mean/"): value for name, value in tensors.items() if name.startswith("mean/")} or tensors
+
+
 def photos(folder, short_side=320):
     for path in sorted(Path(folder).iterdir())[::6]:
         picture = Image.open(path).convert("RGB")
@@ -51,7 +56,7 @@ def main():
         sys.exit(__doc__)
     first, second, share, strength, folder, out = sys.argv[1:]
     share, strength = float(share), float(strength)
-    first, second = load_file(first), load_file(second)
+    first, second = load(first), load(second)
     weights = {name: first[name].float() * (1 - share) + second[name].float() * share for name in first}
     mean = torch.cat([code(weights, photo) for photo in photos(folder)]).mean(0)
     weights["modulation.weight"] = weights["modulation.weight"] * strength
