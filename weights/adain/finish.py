@@ -3,8 +3,9 @@
     python finish.py FIRST SECOND SHARE STRENGTH PHOTOS OUT
 
 FIRST and SECOND are files of `impasto train adain`, nets or checkpoints (of which the running mean is taken); one went on from the
-other. SHARE is the second one's part. STRENGTH (0..1) is like `--strength`, but for every style the same: the way from the mean code of the photos in the folder PHOTOS (every sixth, short
-side 320) to the painting's, which the layer behind the style statistics can take on at no cost. The palette stays the painting's.
+other. SHARE is the second one's part. STRENGTH (0..1) is like `--strength`, but for every style the same: the way from the mean code of
+the photos in the folder PHOTOS (every sixth, short side 320) to the painting's, which the layer behind the style statistics can take on
+at no cost. The palette stays the painting's.
 """
 
 import sys
