@@ -5,15 +5,12 @@ use ::image::RgbImage;
 use rayon::prelude::*;
 
 use super::colour::{self, colours};
+use crate::nets::painter::RIDGE;
 use crate::ops::matrix3::{Matrix3, power, product};
 
 /// About the side, in pixels, of the areas whose mean colours are compared. Between their centres the difference changes evenly, so
 /// that what it takes off has a deviation of half this.
 const AREA: usize = 12;
-
-/// Added to the variances (of values from 0 to 1) that the photo is divided by: the faint colours of a nearly grey photo are
-/// mostly the noise of its compression.
-const RIDGE: f64 = 1e-3;
 
 type Colour = [f32; 3];
 

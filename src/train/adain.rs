@@ -92,8 +92,8 @@ impl Panel {
         self.judges.iter().map(|judge| judge.style(paintings)).collect()
     }
 
-    /// The gradients to the weights behind `out`, and the parts of the loss: whole, content, style, variation, roughness, tone, broad colours. `style` gives
-    /// the wanted statistics for the judge of this number.
+    /// The gradients to the weights behind `out`, and the parts of the loss in the order of `parts`. `style` gives the wanted
+    /// statistics for the judge of this number.
     ///
     /// # Errors
     /// When a picture is too small or the tensor library fails.

@@ -314,7 +314,7 @@ pub fn roughness(out: &Tensor, photos: &Tensor) -> Result<Tensor> {
     })
 }
 
-/// Pixels a side that [`tone`] takes as one.
+/// Pixels a side that [`tone`] and [`broad`] take as one.
 const TONE: usize = 8;
 
 /// How far light and dark of the outputs lie from where they are in the photos: one less the correlation of the lightness of

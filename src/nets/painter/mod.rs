@@ -23,6 +23,7 @@ use crate::ops::matrix3::Matrix3;
 use crate::ops::trainable::{Geometry, conv2d, conv2d_relu, instance_norm_of_own};
 use crate::rng::white;
 pub(in crate::nets) use palette::Palette;
+pub use palette::RIDGE;
 pub(in crate::nets) use rows::{check as check_rows, palette_of};
 
 /// Under the variance of every instance norm.
@@ -31,22 +32,17 @@ pub(in crate::nets) const EPS: f64 = 1e-5;
 /// Pixels per side below which the mirrored edges of the coarsest scale have nothing to mirror.
 pub const SMALLEST: usize = 16;
 
-/// Photos `[n, 3, h, w]` in 0..1 in the colours of as many pictures (mean and covariance), as a painter that left every pixel where
+/// Numbers of a palette at the end of a style code: the mean, and the root of the covariance row by row.
+pub const PALETTE: usize = palette::WIDTH;
+
+/// Photos `[n, 3, h, w]` in 0..1 in the colours (mean and covariance) of as many pictures, as a painter that left every pixel where
 /// it is would paint them. Without gradients.
 ///
 /// # Errors
-/// When there are more photos than pictures, or the tensor library fails.
+/// When there are not as many of both, or the tensor library fails.
 pub fn recoloured(photos: &Tensor, like: &Tensor) -> Result<Tensor> {
-    let palettes = Palette::all_of(like)?;
-    let own = Palette::all_of(photos)?.into_iter().enumerate();
-    let bare = own.map(|(index, palette)| palette.out_of(&photos.narrow(0, index, 1)?.detach()));
-    let numbers: Vec<f32> = palettes.iter().flat_map(Palette::numbers).collect();
-    let numbers = Tensor::from_vec(numbers, (palettes.len(), PALETTE), photos.device())?;
-    palette::colour(&Tensor::cat(&bare.collect::<Result<Vec<_>>>()?, 0)?, &numbers)
+    palette::colour(&palette::bare(&photos.detach())?, &palette::numbers(&Palette::all_of(like)?, photos.device())?)
 }
-
-/// Numbers of a palette at the end of a style code: the mean, and the root of the covariance row by row.
-pub const PALETTE: usize = palette::WIDTH;
 
 /// The sizes of a painter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,8 +98,7 @@ pub struct StyleCode(pub(super) Tensor);
 impl StyleCode {
     /// Modulations `[n, numbers]` ([`Sizes::modulation`]) with a palette for each.
     pub(super) fn of(modulation: &Tensor, palettes: &[Palette]) -> Result<Self> {
-        let numbers: Vec<f32> = palettes.iter().flat_map(Palette::numbers).collect();
-        let numbers = Tensor::from_vec(numbers, (palettes.len(), PALETTE), modulation.device())?;
+        let numbers = palette::numbers(palettes, modulation.device())?;
         Ok(Self(Tensor::cat(&[modulation, &numbers.to_dtype(modulation.dtype())?], 1)?))
     }
 
@@ -233,10 +228,7 @@ impl Painter {
         let (batch, _, height, width) = content.dims4()?;
         let mut modulation = Modulation { code: code.0.broadcast_as((batch, code.0.dim(1)?))?.contiguous()?, at: 0 };
         check(content)?;
-        let bare = Palette::all_of(content)?.into_iter().enumerate();
-        let bare: Vec<Tensor> =
-            bare.map(|(index, palette)| palette.out_of(&content.narrow(0, index, 1)?)).collect::<Result<_>>()?;
-        let mut xs = Tensor::cat(&bare, 0)?;
+        let mut xs = palette::bare(content)?;
         for layer in &self.down {
             xs = modulation.relu(layer.forward(&xs)?)?;
         }

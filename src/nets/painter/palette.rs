@@ -14,7 +14,7 @@ use crate::ops::trainable::{Geometry, conv2d, relu};
 
 /// Added to the variances (of values from 0 to 1) that the photo is divided by: a deviation of 8 steps of 255. The faint
 /// colours of a nearly grey photo are mostly the noise of its compression.
-const RIDGE: f64 = 1e-3;
+pub const RIDGE: f64 = 1e-3;
 
 /// Numbers of a palette in a style code: the mean, and the root of the covariance row by row.
 pub(super) const WIDTH: usize = 12;
@@ -86,6 +86,19 @@ impl Palette {
     }
 }
 
+/// Pictures `[n, 3, h, w]`, each without its own colours.
+pub(super) fn bare(pictures: &Tensor) -> Result<Tensor> {
+    let palettes = Palette::all_of(pictures)?.into_iter().enumerate();
+    let bare = palettes.map(|(index, palette)| palette.out_of(&pictures.narrow(0, index, 1)?));
+    Ok(Tensor::cat(&bare.collect::<Result<Vec<_>>>()?, 0)?)
+}
+
+/// Palettes for style codes, `[n, WIDTH]`.
+pub(super) fn numbers(palettes: &[Palette], device: &Device) -> Result<Tensor> {
+    let numbers: Vec<f32> = palettes.iter().flat_map(Palette::numbers).collect();
+    Ok(Tensor::from_vec(numbers, (palettes.len(), WIDTH), device)?)
+}
+
 /// Pictures `[n, 3, h, w]` of mean 0 and variance 1 in the colours of a code's palette `[n, WIDTH]`; what lies outside of 0..1 is cut
 /// off.
 pub(super) fn colour(pictures: &Tensor, palette: &Tensor) -> Result<Tensor> {
@@ -112,7 +125,7 @@ mod tests {
         for (index, palette) in palettes.iter().enumerate() {
             let own = picture.narrow(0, index, 1).unwrap();
             let bare = palette.out_of(&own).unwrap();
-            let numbers = Tensor::from_vec(palette.numbers(), (1, WIDTH), &Device::Cpu).unwrap();
+            let numbers = numbers(&[*palette], &Device::Cpu).unwrap();
             // The ridge takes a little of the contrast.
             let difference = (colour(&bare, &numbers).unwrap() - own).unwrap().abs().unwrap().max_all().unwrap();
             assert!(difference.to_scalar::<f32>().unwrap() < 5e-3);
