@@ -100,7 +100,7 @@ def arguments(about, steps, batch):
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--start", type=Path, help="a model whose weights to begin with")
-    parser.add_argument("--reward", action="store_true", help="learn from the style of what is painted, too (unet.py, ip_adapter.py)")
+    parser.add_argument("--reward", action="store_true", help="learn from the thing and the style of what is painted, too (unet.py, ip_adapter.py)")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -117,14 +117,20 @@ class Pictures:
         self.bytes = torch.from_numpy(np.load(folder / "pictures.npy")).permute(0, 3, 1, 2)
         self.train = [index for index, row in enumerate(self.rows) if not row["held_out"]]
         self.held_out = [index for index, row in enumerate(self.rows) if row["held_out"]]
+        self.concepts = sorted({row["concept"] for row in self.rows})
+        numbers = {concept: at for at, concept in enumerate(self.concepts)}
+        self.things = torch.tensor([numbers[row["concept"]] for row in self.rows])
 
     def __getitem__(self, indices):
         pixels = self.bytes[torch.as_tensor(indices)].float() / 127.5 - 1
         return pixels.contiguous(memory_format=torch.channels_last)
 
 
+NONE = -100  # the thing of a picture that shows none
+
+
 class Everything:
-    """Those and what else the sets hold: pixels as above by their number, and what style each is of."""
+    """Those and what else the sets hold: pixels as above by their number, what style each is of, and what thing."""
 
     def __init__(self, folder):
         folder = Path(folder)
@@ -133,6 +139,7 @@ class Everything:
         pixels = [np.load(folder / f"{name}.npy") for name in ("pictures", "more")]
         self.bytes = torch.from_numpy(np.concatenate(pixels)).permute(0, 3, 1, 2)
         self.styles = torch.tensor([list(STYLES).index(row["style"]) for row in rows + more])
+        self.things = F.pad(Pictures(folder).things, (0, len(more)), value=NONE)
         self.train = [index for index, row in enumerate(rows + more) if not row.get("held_out")]
 
     __getitem__ = Pictures.__getitem__

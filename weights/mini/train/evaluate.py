@@ -180,7 +180,7 @@ def main():
     seeds = list(range(len(items)))
     words = {pictures.rows[index]["concept"]: pictures.rows[index]["words"] for index in shown}
 
-    def ranked(pixels):
+    def ranked(pixels, rows=rows):
         """The share whose thing is first, and among the first five, of 200."""
         first = five = 0
         for embedded, row in zip(things.of(pixels), rows):
@@ -197,15 +197,19 @@ def main():
     judge, sure = classifier(pictures, everything, Seen(everything, painter.vae, options.data), options.data)
     results = {"style classifier on real held-out pictures": sure}
     print(f"the style classifier is right in {sure:.1%} of the real held-out pictures", flush=True)
-    results["real held-out pictures, prompt first / first five of 200"] = ranked(pictures[items])
+
+    def labels_of(rows):
+        return [NAMES.index(row["style"]) for row in rows]
 
     def style_of(pixels, labels):
         with torch.no_grad():
             return float((judge(pixels).argmax(1) == torch.tensor(labels)).float().mean())
 
-    styled = [f"{article(row['words'])}, {STYLES[row['style']][0]}" for row in rows]
+    def styled(rows):
+        return [f"{article(row['words'])}, {STYLES[row['style']][0]}" for row in rows]
+
     plain = [article(row["words"]) for row in rows]
-    labels = [NAMES.index(row["style"]) for row in rows]
+    labels = labels_of(rows)
     references, maps, edges = [], [], []
     for row in rows:
         others = [i for i in pictures.held_out if pictures.rows[i]["style"] == row["style"] and pictures.rows[i]["concept"] != row["concept"]]
@@ -219,7 +223,18 @@ def main():
         found = [(canny(one) > 0).astype(np.uint8) for one in bytes_of(pixels)]
         return float(np.mean([edge_f(first, second) for first, second in zip(edges, found)]))
 
-    alone = painter.paint(styled, seeds)
+    # Where it is lost: by the VAE, by the UNet, or because the pair was never shown.
+    real = pictures[items]
+    with torch.no_grad():
+        back = painter.vae.decode(painter.vae.encode(real).latent_dist.mean).sample.clamp(-1, 1)
+    for name, pixels in (("real", real), ("real, as the VAE gives them back", back)):
+        results[f"{name}: prompt"], results[f"{name}: style"] = ranked(pixels), style_of(pixels, labels)
+    once_shown = [pictures.rows[index] for index in random.Random(8).sample(chosen(pictures, pictures.train), len(items))]
+    pixels = painter.paint(styled(once_shown), seeds)
+    results["pairs that were shown, prompt"] = ranked(pixels, once_shown)
+    results["pairs that were shown, style named"] = style_of(pixels, labels_of(once_shown))
+
+    alone = painter.paint(styled(rows), seeds)
     results["prompt, first / first five of 200"] = ranked(alone)
     results["style named in the prompt"] = style_of(alone, labels)
     for scale in (0.0, 0.5, 1.0):
@@ -242,9 +257,8 @@ def main():
     print(json.dumps(results))
     if options.sheet:
         count = min(16, len(items))
-        real = pictures[items[:count]]
         maps = hints[:count, None].expand(-1, 3, -1, -1).float() / 127.5 - 1
-        lines = [real, alone[:count], references[:count], by_style[:count], maps, structured[:count], everything[:count]]
+        lines = [real[:count], alone[:count], references[:count], by_style[:count], maps, structured[:count], everything[:count]]
         grid = torch.cat([torch.cat(list(line), 2) for line in lines], 1)
         picture = Image.fromarray(bytes_of(grid[None])[0])
         picture.resize((picture.width * 2, picture.height * 2), Image.NEAREST).save(options.sheet)

@@ -169,10 +169,10 @@ def main():
             embedded = embeddings[others[:COUNT]][:, None]
             numbers = torch.tensor([list(STYLES).index(row["style"]) for row in rows])
             nothing = (texts([""] * COUNT), torch.zeros_like(embedded))
-            loss = loss + reward(predict, (named, embedded), nothing, numbers, stage.step)
+            loss = loss + reward(predict, (named, embedded), nothing, numbers, pictures.things[indices[:COUNT]], stage.step)
         if stage.learn(loss):
             if reward:
-                print(f"style told in {reward.right:.0%} of the painted", flush=True)
+                print("style told in {:.0%} of the painted, thing in {:.0%}".format(*reward.right), flush=True)
             samples(painter, embeddings, references, pictures, options.out / "ip_adapter.png")
     adapter = stage.with_means()["adapter"]
     samples(painter, embeddings, references, pictures, options.out / "ip_adapter.png")

@@ -1,8 +1,10 @@
-"""Stage 1: a convolutional net that tells the seven styles apart. It is not shipped: the VAE learns to keep what it sees, the vision encoder to see what it sees.
+"""Stage 1: a convolutional net that tells the seven styles apart, and what is drawn. It is not shipped: the VAE learns to keep what it sees, the vision encoder
+to see what it sees, and it rewards what is painted (reward.py).
 
     python teacher.py DATA OUT [--steps N] [--threads N]
 
-Writes OUT/teacher.pt. Learns on every drawing but the held-out ones, signs and letters included. Prints how many of the held-out ones it tells right.
+Writes OUT/teacher.pt. Learns on every drawing but the held-out ones, the styles of signs and letters too. Prints how many of the held-out ones it tells right: their
+styles, and their things as the first and among the first five of all.
 """
 
 import copy
@@ -11,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import Everything, Pictures, Stage, arguments, batch_of, moved
+from common import NONE, Everything, Pictures, Stage, arguments, batch_of, moved
 from data import STYLES
 
 
@@ -29,11 +31,12 @@ class Block(nn.Module):
 
 
 class Teacher(nn.Module):
-    def __init__(self):
+    def __init__(self, things):
         super().__init__()
         begin = nn.Sequential(nn.Conv2d(3, 24, 3, 1, 1, bias=False), nn.BatchNorm2d(24), nn.ReLU())
         self.layers = nn.ModuleList([begin, Block(24, 48), Block(48, 96), Block(96, 160)])
         self.style = nn.Sequential(nn.Dropout(0.3), nn.Linear(160, len(STYLES)))
+        self.thing = nn.Sequential(Block(160, 256), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(256, things))
         self.to(memory_format=torch.channels_last)
 
     def features(self, pixels):
@@ -44,15 +47,25 @@ class Teacher(nn.Module):
         return found[1:]
 
     def forward(self, pixels):
-        """Logits of the styles [n, 7]."""
-        return self.style(self.features(pixels)[-1].mean((2, 3)))
+        """Logits of the styles [n, 7] and of the things [n, things]."""
+        last = self.features(pixels)[-1]
+        return self.style(last.mean((2, 3))), self.thing(last)
 
 
 def load(out):
     """The trained one, frozen."""
-    net = Teacher()
-    net.load_state_dict(torch.load(out / "teacher.pt", map_location="cpu", weights_only=True)["means"]["teacher"])
+    weights = torch.load(out / "teacher.pt", map_location="cpu", weights_only=True)["means"]["teacher"]
+    net = Teacher(len(weights["thing.4.bias"]))
+    net.load_state_dict(weights)
     return net.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def named(net, pictures):
+    """The shares of held-out pictures whose thing it finds first, and among the first five."""
+    found = torch.cat([net(pictures[some])[1].topk(5).indices for some in torch.tensor(pictures.held_out).split(128)])
+    right = found == pictures.things[pictures.held_out, None]
+    return float(right[:, 0].float().mean()), float(right.any(1).float().mean())
 
 
 @torch.no_grad()
@@ -66,23 +79,31 @@ def told(logits_of, pictures):
     return right / len(pictures.held_out)
 
 
+def report(net, pictures):
+    first, five = named(net, pictures)
+    style = told(lambda pixels: net(pixels)[0], pictures)
+    print(f"held out: style {style:.1%}, thing {first:.1%}, among five {five:.1%}", flush=True)
+
+
 def main():
     options = arguments(__doc__, steps=2_400, batch=64)
     pictures = Pictures(options.data)
     everything = Everything(options.data)
-    net = Teacher()
+    net = Teacher(len(pictures.concepts))
     stage = Stage(options.out / "teacher.pt", {"teacher": net}, peak=2e-3, options=options, decay=0.99, weight_decay=0.05)
     while stage.step < options.steps:
         indices = batch_of(everything.train, 0, stage.step, options.batch)
         pixels = moved(everything[indices], torch.Generator().manual_seed(stage.step))
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = net(pixels).float()
-        if stage.learn(F.cross_entropy(logits, everything.styles[indices], label_smoothing=0.05)):
+            styles, things = net(pixels)
+        loss = F.cross_entropy(styles.float(), everything.styles[indices], label_smoothing=0.05)
+        loss = loss + F.cross_entropy(things.float(), everything.things[indices], label_smoothing=0.05, ignore_index=NONE)
+        if stage.learn(loss):
             ahead = copy.deepcopy(net)
             ahead.load_state_dict(stage.means["teacher"].weights)
-            print(f"held out: {told(ahead.eval(), pictures):.1%}", flush=True)
+            report(ahead.eval(), pictures)
     stage.save()
-    print(f"held out: {told(load(options.out), pictures):.1%}")
+    report(load(options.out), pictures)
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ def main():
     def predict(noisy, steps, texts):
         return unet(noisy, steps, encoder_hidden_states=texts).sample
 
-    stage = Stage(options.out / "unet.pt", {"unet": unet}, peak=2e-4 if options.reward else 5e-4, options=options, decay=0.999)
+    stage = Stage(options.out / "unet.pt", {"unet": unet}, peak=2e-4 if options.reward else 5e-4, options=options, decay=0.995 if options.reward else 0.999)
     while stage.step < options.steps:
         draw = random.Random(stage.step)
         indices = batch_of(items, 3, stage.step, options.batch)
@@ -154,10 +154,10 @@ def main():
             styles = [pictures.rows[index]["style"] for index in some]
             named = [f"{pictures.rows[index]['words']}, {draw.choice(STYLES[style])}" for index, style in zip(some, styles)]
             numbers = torch.tensor([list(STYLES).index(style) for style in styles])
-            loss = loss + reward(predict, (texts(named),), (texts([""] * COUNT),), numbers, stage.step)
+            loss = loss + reward(predict, (texts(named),), (texts([""] * COUNT),), numbers, pictures.things[some], stage.step)
         if stage.learn(loss):
             if reward:
-                print(f"style told in {reward.right:.0%} of the painted", flush=True)
+                print("style told in {:.0%} of the painted, thing in {:.0%}".format(*reward.right), flush=True)
             ahead = UNet2DConditionModel(**CONFIG)
             ahead.load_state_dict(stage.means["unet"].weights)
             samples(pipeline(model, ahead, vae, texts), options.out / "unet.png")
