@@ -133,14 +133,13 @@ class Everything:
     """Those and what else the sets hold: pixels as above by their number, what style each is of, and what thing."""
 
     def __init__(self, folder):
-        folder = Path(folder)
-        rows = json.loads((folder / "pictures.json").read_text())
-        more = json.loads((folder / "more.json").read_text())
-        pixels = [np.load(folder / f"{name}.npy") for name in ("pictures", "more")]
-        self.bytes = torch.from_numpy(np.concatenate(pixels)).permute(0, 3, 1, 2)
-        self.styles = torch.tensor([list(STYLES).index(row["style"]) for row in rows + more])
-        self.things = F.pad(Pictures(folder).things, (0, len(more)), value=NONE)
-        self.train = [index for index, row in enumerate(rows + more) if not row.get("held_out")]
+        pictures = Pictures(folder)
+        more = json.loads((Path(folder) / "more.json").read_text())
+        others = torch.from_numpy(np.load(Path(folder) / "more.npy")).permute(0, 3, 1, 2)
+        self.bytes = torch.cat([pictures.bytes, others])
+        self.styles = torch.tensor([list(STYLES).index(row["style"]) for row in pictures.rows + more])
+        self.things = F.pad(pictures.things, (0, len(more)), value=NONE)
+        self.train = [*pictures.train, *range(len(pictures.rows), len(self.bytes))]
 
     __getitem__ = Pictures.__getitem__
 

@@ -7,7 +7,7 @@ FOLDER is what export.py made. Seeds are fixed. Painted with 20 steps of DDIM at
 Prompt: the vision encoder finds the painted thing among 200, each told by the mean of its real pictures. Style: a small classifier, trained here on real pictures
 and tried on held-out ones first, tells the style of the painted picture; the reference shows another thing in that style, and the
 prompt does not name the style. Structure: F-score of Canny's edges (1 pixel of tolerance) between the picture that the map came from
-and what was painted.
+and what was painted. Real pictures, sharp and as the VAE gives them back, and pairs that were shown say where prompt and style are lost.
 """
 
 import argparse
@@ -227,7 +227,7 @@ def main():
     real = pictures[items]
     with torch.no_grad():
         back = painter.vae.decode(painter.vae.encode(real).latent_dist.mean).sample.clamp(-1, 1)
-    for name, pixels in (("real", real), ("real, as the VAE gives them back", back)):
+    for name, pixels in (("real held-out pictures", real), ("real ones as the VAE gives them back", back)):
         results[f"{name}: prompt"], results[f"{name}: style"] = ranked(pixels), style_of(pixels, labels)
     once_shown = [pictures.rows[index] for index in random.Random(8).sample(chosen(pictures, pictures.train), len(items))]
     pixels = painter.paint(styled(once_shown), seeds)
