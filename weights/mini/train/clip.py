@@ -8,10 +8,8 @@ what it is, so that what was trained on it stays right. Prints how often the con
 among the nearest five, of 200 captions, how often its style is the nearest of the seven, and how often what is learned from the teacher tells it.
 """
 
-import hashlib
 import json
 import random
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +17,7 @@ from diffusers import AutoencoderKL
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from common import Everything, Pictures, Stage, arguments, article, batch_of, caption, moved
+from common import Everything, Pictures, Seen, Stage, arguments, article, batch_of, caption, moved
 from data import STYLES
 from teacher import load as load_teacher, told
 
@@ -85,34 +83,6 @@ def seen(pixels):
     return (pixels / 2 + 0.5 - mean) / deviation
 
 
-class Seen:
-    """Pictures as they are, or as the VAE gives them back: so soft are those that are painted."""
-
-    SOFT = 0.4
-
-    @torch.no_grad()
-    def __init__(self, pictures, vae, folder):
-        self.sharp = pictures
-        weights = b"".join(value.numpy().tobytes() for value in vae.state_dict().values())
-        count = len(pictures.bytes)
-        self.name = f"{hashlib.sha256(weights).hexdigest()[:12]}-{count}"
-        path = folder / f"soft-{self.name}.pt"
-        if not path.exists():
-            parts = []
-            for at in range(0, count, 64):
-                pixels = pictures[list(range(at, min(at + 64, count)))]
-                soft = vae.decode(vae.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
-                parts.append(((soft + 1) * 127.5).round().byte())
-            torch.save(torch.cat(parts), path)
-        self.soft = torch.load(path, weights_only=True)
-
-    def __call__(self, indices, rng):
-        at = torch.as_tensor(indices)
-        soft = self.soft[at].float() / 127.5 - 1
-        chosen = torch.rand(len(at), 1, 1, 1, generator=rng) < self.SOFT
-        return moved(torch.where(chosen, soft, self.sharp[indices]), rng)
-
-
 def loss_of(net, texts, pictures, see, indices, seed):
     rng = random.Random(seed)
     rows = [pictures.rows[index] for index in indices]
@@ -144,14 +114,17 @@ class Seeing(torch.nn.Module):
         self.style, self.features = torch.nn.Linear(256, len(STYLES)), torch.nn.Linear(256, 160)
 
     def loss(self, net, judge, pixels, generator):
-        """How far the vision encoder is from it, on pictures half of which are two at once: of those nobody drew the style."""
-        share = torch.where(torch.rand(len(pixels), 1, 1, 1, generator=generator) < 0.5, torch.rand(len(pixels), 1, 1, 1, generator=generator), 1.0)
-        pixels = pixels.lerp(pixels.roll(1, 0), 1 - share).contiguous(memory_format=torch.channels_last)
+        """How far the vision encoder is from it, on pictures half of which have the right side of another one: nobody drew these, but in colours that
+        somebody used."""
+        count, side = len(pixels), pixels.shape[3]
+        at = torch.where(torch.rand(count, generator=generator) < 0.5, torch.rand(count, generator=generator), 1.0)
+        left = torch.arange(side) < side * at[:, None, None, None]
+        pixels = torch.where(left, pixels, pixels.roll(1, 0)).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             with torch.no_grad():
                 there = judge.features(pixels)[-1].float().mean((2, 3))
+                said = judge.styled(there, pixels).float().softmax(1)
             embedded = net.visual_projection(net.vision_model(seen(pixels)).pooler_output).float()
-        said = judge.style(there).softmax(1)
         return F.cross_entropy(self.style(embedded), said) + 1 - F.cosine_similarity(self.features(embedded), there).mean()
 
     def told(self, net, pictures):

@@ -1,6 +1,7 @@
 """What the stages share: the command line, the pictures, captions, checkpoints, learning rates, running means."""
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -100,7 +101,6 @@ def arguments(about, steps, batch):
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--start", type=Path, help="a model whose weights to begin with")
-    parser.add_argument("--reward", action="store_true", help="learn from the thing and the style of what is painted, too (unet.py, ip_adapter.py)")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -154,6 +154,60 @@ def moved(pixels, rng):
     theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = scale * flip, scale, shift
     grid = F.affine_grid(theta, pixels.shape, align_corners=False)
     return F.grid_sample(pixels - 1, grid, align_corners=False) + 1  # white beyond the edges
+
+
+class Seen:
+    """Pictures as they are, or as the VAE gives them back: so soft are those that are painted."""
+
+    SOFT = 0.4
+
+    @torch.no_grad()
+    def __init__(self, pictures, vae, folder):
+        self.sharp = pictures
+        weights = b"".join(value.numpy().tobytes() for value in vae.state_dict().values())
+        count = len(pictures.bytes)
+        self.name = f"{hashlib.sha256(weights).hexdigest()[:12]}-{count}"
+        path = folder / f"soft-{self.name}.pt"
+        if not path.exists():
+            parts = []
+            for at in range(0, count, 64):
+                pixels = pictures[list(range(at, min(at + 64, count)))]
+                soft = vae.decode(vae.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
+                parts.append(((soft + 1) * 127.5).round().byte())
+            torch.save(torch.cat(parts), path)
+        self.soft = torch.load(path, weights_only=True)
+
+    def __call__(self, indices, rng):
+        at = torch.as_tensor(indices)
+        soft = self.soft[at].float() / 127.5 - 1
+        chosen = torch.rand(len(at), 1, 1, 1, generator=rng) < self.SOFT
+        return moved(torch.where(chosen, soft, self.sharp[indices]), rng)
+
+
+SHADES = 10  # of each of red, green and blue
+
+
+def palette(pixels):
+    """Which colours there are how much of: root of the shares of 10x10x10 colours [n, 1000], each pixel shared among the eight nearest. Every set has
+    colours of its own, and this tells them better than any shape."""
+    places = ((pixels.float().clamp(-1, 1) + 1) / 2 * (SHADES - 1)).flatten(2)
+    low = places.detach().floor().clamp(max=SHADES - 2)
+    above, low = places - low, low.long()
+    found = torch.zeros(len(pixels), SHADES**3)
+    for corner in range(8):
+        share, at = 1.0, 0
+        for channel in range(3):
+            up = corner >> channel & 1
+            share = share * (above[:, channel] if up else 1 - above[:, channel])
+            at = at * SHADES + low[:, channel] + up
+        found = found.scatter_add(1, at, share)
+    return (found / places.shape[2] + 1e-5).sqrt()
+
+
+def by_palette(classes):
+    """From a palette to logits."""
+    first = [torch.nn.Dropout(0.2), torch.nn.Linear(SHADES**3, 256), torch.nn.ReLU()]
+    return torch.nn.Sequential(*first, torch.nn.Dropout(0.5), torch.nn.Linear(256, classes))
 
 
 def article(words):

@@ -11,7 +11,6 @@ Two kinds of map: OpenCV's Canny edges with thresholds 100 and 200 (white on bla
 """
 
 import random
-from pathlib import Path
 
 import cv2
 import numpy as np

@@ -24,8 +24,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
-from clip import Seen, seen as as_seen
-from common import Everything, Pictures, article
+from clip import seen as as_seen
+from common import Everything, Pictures, Seen, article, by_palette, palette
 from controlnet import canny
 from data import STYLES
 from unet import chosen
@@ -117,19 +117,31 @@ class Things:
         return self.placed(self.embedded(lambda cut: pixels[cut], len(pixels)))
 
 
+class Judge(torch.nn.Module):
+    """Four convolutions, and the colours: logits of the seven styles."""
+
+    def __init__(self):
+        super().__init__()
+        widths = [3, 32, 64, 128, 192]
+        layers = []
+        for before, after in zip(widths, widths[1:]):
+            layers += [torch.nn.Conv2d(before, after, 3, stride=2, padding=1), torch.nn.BatchNorm2d(after), torch.nn.ReLU()]
+        last = [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Dropout(0.3), torch.nn.Linear(widths[-1], len(NAMES))]
+        self.shapes = torch.nn.Sequential(*layers, *last).to(memory_format=torch.channels_last)
+        self.colours = by_palette(len(NAMES))
+
+    def forward(self, pixels):
+        return self.shapes(pixels) + self.colours(palette(pixels))
+
+
 def classifier(pictures, everything, see, folder, steps=3000, batch=128):
     """Tells the seven styles apart; learned on all real pictures but the held-out ones, sharp and as the VAE gives them back: painted ones are as soft as
     these, and that must not be what tells. Kept in the folder. Returns it and its accuracy on held-out ones."""
     torch.manual_seed(1)
-    widths = [3, 32, 64, 128, 192]
-    layers = []
-    for before, after in zip(widths, widths[1:]):
-        layers += [torch.nn.Conv2d(before, after, 3, stride=2, padding=1), torch.nn.BatchNorm2d(after), torch.nn.ReLU()]
-    last = [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Dropout(0.3), torch.nn.Linear(widths[-1], len(NAMES))]
-    net = torch.nn.Sequential(*layers, *last).to(memory_format=torch.channels_last)
+    net = Judge()
     optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.05)
     draw, generator = random.Random(0), torch.Generator().manual_seed(0)
-    path = folder / f"classifier-{see.name}.pt"
+    path = folder / f"judge-{see.name}.pt"
     if path.exists():
         net.load_state_dict(torch.load(path, weights_only=True))
         steps = 0

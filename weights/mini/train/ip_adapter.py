@@ -11,7 +11,6 @@ can only help by telling the style (compare Ye et al. 2023, arXiv:2308.06721, wh
 """
 
 import random
-from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -22,9 +21,6 @@ from transformers import CLIPVisionModelWithProjection
 
 from clip import seen as as_seen
 from common import OTHER_NAMES, Pictures, Stage, arguments, article, batch_of
-from data import STYLES
-from reward import COUNT, EVERY, Reward
-from teacher import load as load_teacher
 from unet import SCHEDULE, Texts, chosen, latents_of, loss_of, pipeline
 
 TOKENS, WIDTH = 4, 256
@@ -136,21 +132,18 @@ def main():
     schedule = DDIMScheduler(**SCHEDULE)
     stage = Stage(options.out / "ip_adapter.pt", {"adapter": adapter}, peak=1e-3, options=options, decay=0.998)
     painter = pipeline(model, unet, vae, texts)
-    reward = Reward(vae, load_teacher(options.out), DDIMScheduler(**SCHEDULE)) if options.reward else None
 
     def predict(noisy, steps, hidden, images):
         return unet(noisy, steps, encoder_hidden_states=hidden, added_cond_kwargs={"image_embeds": [images]}).sample
 
     while stage.step < options.steps:
         draw = random.Random(stage.step)
-        asked, seen, clean, others = [], [], [], []
-        indices = batch_of(items, 4, stage.step, options.batch)
-        for index in indices:
+        asked, seen, clean = [], [], []
+        for index in batch_of(items, 4, stage.step, options.batch):
             row = pictures.rows[index]
             other = draw.choice(of_style[row["style"]])
             while pictures.rows[other]["concept"] == row["concept"]:
                 other = draw.choice(of_style[row["style"]])
-            others.append(other)
             words = draw.choice([row["words"], *OTHER_NAMES.get(row["concept"], [])])
             left_out = draw.random()
             text = left_out < NO_TEXT or NO_TEXT + NO_IMAGE <= left_out < NO_TEXT + NO_IMAGE + NEITHER
@@ -163,16 +156,7 @@ def main():
             lambda noisy, steps, hidden: predict(noisy, steps, hidden, images),
             schedule, torch.stack(clean).float(), texts(asked), torch.Generator().manual_seed(stage.step),
         )
-        if reward and stage.step % EVERY == 0:
-            rows = [pictures.rows[index] for index in indices[:COUNT]]
-            named = texts([article(row["words"]) for row in rows])
-            embedded = embeddings[others[:COUNT]][:, None]
-            numbers = torch.tensor([list(STYLES).index(row["style"]) for row in rows])
-            nothing = (texts([""] * COUNT), torch.zeros_like(embedded))
-            loss = loss + reward(predict, (named, embedded), nothing, numbers, pictures.things[indices[:COUNT]], stage.step)
         if stage.learn(loss):
-            if reward:
-                print("style told in {:.0%} of the painted, thing in {:.0%}".format(*reward.right), flush=True)
             samples(painter, embeddings, references, pictures, options.out / "ip_adapter.png")
     adapter = stage.with_means()["adapter"]
     samples(painter, embeddings, references, pictures, options.out / "ip_adapter.png")

@@ -1,19 +1,21 @@
 """Stage 1: a convolutional net that tells the seven styles apart, and what is drawn. It is not shipped: the VAE learns to keep what it sees, the vision encoder
-to see what it sees, and it rewards what is painted (reward.py).
+to see what it sees.
 
-    python teacher.py DATA OUT [--steps N] [--threads N]
+    python teacher.py DATA OUT [--steps N] [--threads N] [--start MODEL]
 
-Writes OUT/teacher.pt. Learns on every drawing but the held-out ones, the styles of signs and letters too. Prints how many of the held-out ones it tells right: their
-styles, and their things as the first and among the first five of all.
+Writes OUT/teacher.pt. Learns on every drawing but the held-out ones, the styles of signs and letters too; with --start two in five are shown as the VAE of MODEL gives
+them back, for what is painted is as soft as these. Prints how many of the held-out ones it tells right: their styles, and their things as the first and among the first
+five of all.
 """
 
 import copy
 
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL
 from torch import nn
 
-from common import NONE, Everything, Pictures, Stage, arguments, batch_of, moved
+from common import NONE, Everything, Pictures, Seen, Stage, arguments, batch_of, by_palette, moved, palette
 from data import STYLES
 
 
@@ -36,6 +38,7 @@ class Teacher(nn.Module):
         begin = nn.Sequential(nn.Conv2d(3, 24, 3, 1, 1, bias=False), nn.BatchNorm2d(24), nn.ReLU())
         self.layers = nn.ModuleList([begin, Block(24, 48), Block(48, 96), Block(96, 160)])
         self.style = nn.Sequential(nn.Dropout(0.3), nn.Linear(160, len(STYLES)))
+        self.colours = by_palette(len(STYLES))
         self.thing = nn.Sequential(Block(160, 256), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3), nn.Linear(256, things))
         self.to(memory_format=torch.channels_last)
 
@@ -49,7 +52,11 @@ class Teacher(nn.Module):
     def forward(self, pixels):
         """Logits of the styles [n, 7] and of the things [n, things]."""
         last = self.features(pixels)[-1]
-        return self.style(last.mean((2, 3))), self.thing(last)
+        return self.styled(last.mean((2, 3)), pixels), self.thing(last)
+
+    def styled(self, seen, pixels):
+        """Logits of the styles [n, 7], by the mean of the last features [n, 160] and by the colours."""
+        return self.style(seen) + self.colours(palette(pixels))
 
 
 def load(out):
@@ -89,13 +96,17 @@ def main():
     options = arguments(__doc__, steps=2_400, batch=64)
     pictures = Pictures(options.data)
     everything = Everything(options.data)
+    see = None
+    if options.start:
+        see = Seen(everything, AutoencoderKL.from_pretrained(options.start / "vae", torch_dtype=torch.float32), options.data)
     net = Teacher(len(pictures.concepts))
     stage = Stage(options.out / "teacher.pt", {"teacher": net}, peak=2e-3, options=options, decay=0.99, weight_decay=0.05)
     while stage.step < options.steps:
         indices = batch_of(everything.train, 0, stage.step, options.batch)
-        pixels = moved(everything[indices], torch.Generator().manual_seed(stage.step))
+        generator = torch.Generator().manual_seed(stage.step)
+        pixels = see(indices, generator) if see else moved(everything[indices], generator)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            styles, things = net(pixels)
+            styles, things = net(pixels.contiguous(memory_format=torch.channels_last))
         loss = F.cross_entropy(styles.float(), everything.styles[indices], label_smoothing=0.05)
         loss = loss + F.cross_entropy(things.float(), everything.things[indices], label_smoothing=0.05, ignore_index=NONE)
         if stage.learn(loss):

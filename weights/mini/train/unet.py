@@ -22,9 +22,6 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from clip import LENGTH
 from common import Pictures, Stage, arguments, batch_of, caption
-from data import STYLES
-from reward import COUNT, EVERY, Reward
-from teacher import load as load_teacher
 
 CONFIG = dict(
     sample_size=16,
@@ -135,12 +132,11 @@ def main():
     items = chosen(pictures, pictures.train)
     print(f"{len(items)} pictures", flush=True)
     schedule = DDIMScheduler(**SCHEDULE)
-    reward = Reward(vae, load_teacher(options.out), DDIMScheduler(**SCHEDULE)) if options.reward else None
 
     def predict(noisy, steps, texts):
         return unet(noisy, steps, encoder_hidden_states=texts).sample
 
-    stage = Stage(options.out / "unet.pt", {"unet": unet}, peak=2e-4 if options.reward else 5e-4, options=options, decay=0.995 if options.reward else 0.999)
+    stage = Stage(options.out / "unet.pt", {"unet": unet}, peak=5e-4, options=options)
     while stage.step < options.steps:
         draw = random.Random(stage.step)
         indices = batch_of(items, 3, stage.step, options.batch)
@@ -149,15 +145,7 @@ def main():
         clean = torch.stack([latents[index, draw.randrange(2)] for index in indices]).float()
         hidden = texts(asked)
         loss = loss_of(predict, schedule, clean, hidden, torch.Generator().manual_seed(stage.step))
-        if reward and stage.step % EVERY == 0:
-            some = indices[:COUNT]
-            styles = [pictures.rows[index]["style"] for index in some]
-            named = [f"{pictures.rows[index]['words']}, {draw.choice(STYLES[style])}" for index, style in zip(some, styles)]
-            numbers = torch.tensor([list(STYLES).index(style) for style in styles])
-            loss = loss + reward(predict, (texts(named),), (texts([""] * COUNT),), numbers, pictures.things[some], stage.step)
         if stage.learn(loss):
-            if reward:
-                print("style told in {:.0%} of the painted, thing in {:.0%}".format(*reward.right), flush=True)
             ahead = UNet2DConditionModel(**CONFIG)
             ahead.load_state_dict(stage.means["unet"].weights)
             samples(pipeline(model, ahead, vae, texts), options.out / "unet.png")

@@ -7,8 +7,6 @@ what it gives back) and, at the end, OUT/model/vae in diffusers' layout, its lat
 With --start the decoder of MODEL/vae learns on and the encoder stays what it is, so that what was trained on its latents stays right.
 """
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
@@ -46,17 +44,20 @@ def unlike(judge, out, pixels):
     return sum((a - b).square().sum(1).mean() for a, b in halves)
 
 
+def loss_of_pixels(judge, out, pixels):
+    """How far what was decoded is from the picture: pixels, edges, quarters of the size, and what the teacher sees."""
+    edges = sum(F.l1_loss(a, b) for a, b in zip(gradients(out), gradients(pixels)))
+    halves = F.l1_loss(F.avg_pool2d(out, 4), F.avg_pool2d(pixels, 4))
+    return F.l1_loss(out, pixels) + F.mse_loss(out, pixels) + edges + halves + SEEN * unlike(judge, out, pixels)
+
+
 def loss_of(vae, judge, pixels, generator):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         with torch.set_grad_enabled(vae.quant_conv.weight.requires_grad):
             posterior = vae.encode(pixels).latent_dist
         latents = posterior.mean + posterior.std * torch.randn(posterior.mean.shape, generator=generator)
         out = vae.decode(latents).sample.float()
-    edges = sum(F.l1_loss(a, b) for a, b in zip(gradients(out), gradients(pixels)))
-    halves = F.l1_loss(F.avg_pool2d(out, 4), F.avg_pool2d(pixels, 4))
-    plain = F.l1_loss(out, pixels) + F.mse_loss(out, pixels) + edges + halves
-    seen = unlike(judge, out, pixels)
-    return plain + SEEN * seen + 1e-4 * posterior.kl().float().mean() / 256
+    return loss_of_pixels(judge, out, pixels) + 1e-4 * posterior.kl().float().mean() / 256
 
 
 @torch.no_grad()
