@@ -25,7 +25,7 @@ from unet import SCHEDULE, Texts, chosen, latents_of
 from vae import loss_of_pixels
 
 STEPS, FIRST, GUIDANCE = 10, (5, 6, 7, 8), 4.0  # of a way from pure noise, where the way back may begin
-ROUNDS = 2  # ways back for every picture
+ROUNDS = 1  # ways back for every picture
 CLEAN = 0.4  # share of latents that are not repainted but the encoder's, with noise of deviation up to NOISE
 NOISE = 0.3
 STYLE = 0.05  # weight of the style that the teacher sees
@@ -57,7 +57,7 @@ def repainted(pictures, latents, unet, texts, indices, seed):
 
 
 def main():
-    options = arguments(__doc__, steps=1_000, batch=16)
+    options = arguments(__doc__, steps=900, batch=16)
     model = options.out / "model"
     pictures, judge, texts = Pictures(options.data), load_teacher(options.out), Texts(model)
     vae = AutoencoderKL.from_pretrained(model / "vae", torch_dtype=torch.float32).to(memory_format=torch.channels_last)

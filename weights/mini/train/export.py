@@ -1,4 +1,4 @@
-"""Stage 7: what the stages left in OUT, in half precision, as one folder that diffusers and Impasto load.
+"""Stage 8: what the stages left in OUT, in half precision, as one folder that diffusers and Impasto load.
 
     python export.py OUT FOLDER
 
