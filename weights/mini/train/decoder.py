@@ -16,16 +16,14 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from PIL import Image
 
 from common import Pictures, Stage, arguments, article, batch_of, moved
 from data import STYLES
 from teacher import load as load_teacher
 from unet import SCHEDULE, Texts, chosen, latents_of
-from vae import loss_of_pixels
+from vae import loss_of_pixels, write_rows
 
 STEPS, FIRST, GUIDANCE = 10, (5, 6, 7, 8), 4.0  # of a way from pure noise, where the way back may begin
-ROUNDS = 1  # ways back for every picture
 CLEAN = 0.4  # share of latents that are not repainted but the encoder's, with noise of deviation up to NOISE
 NOISE = 0.3
 STYLE = 0.05  # weight of the style that the teacher sees
@@ -70,9 +68,7 @@ def main():
     if not path.exists():
         unet = UNet2DConditionModel.from_pretrained(model / "unet", torch_dtype=torch.float32).eval().to(memory_format=torch.channels_last)
         unet.set_attn_processor(AttnProcessor())
-        order = random.Random(0)
-        ways = [order.sample(items, len(items)) for _ in range(ROUNDS)]
-        shown = [index for way in ways for index in way]
+        shown = random.Random(0).sample(items, len(items))
         made = repainted(pictures, latents, unet, texts, shown, 0)
         torch.save((torch.tensor(shown), *made, *repainted(pictures, latents, unet, texts, unseen, 1)), path)
     shown, ways, mirrored, ways_unseen, mirrored_unseen = torch.load(path, weights_only=True)
@@ -84,9 +80,7 @@ def main():
     @torch.no_grad()
     def sheet(now):
         made = [net.decode(ways_unseen.float()).sample.clamp(-1, 1) for net in (before, now)]
-        lines = [torch.cat(list(line), 2) for line in (pixels_of(unseen, mirrored_unseen), *made)]
-        grid = ((torch.cat(lines, 1) + 1) * 127.5).round().byte().permute(1, 2, 0)
-        Image.fromarray(grid.numpy()).resize((grid.shape[1] * 2, grid.shape[0] * 2), Image.NEAREST).save(options.out / "decoder.png")
+        write_rows([pixels_of(unseen, mirrored_unseen), *made], options.out / "decoder.png")
 
     styles = torch.tensor([list(STYLES).index(row["style"]) for row in pictures.rows])
     stage = Stage(options.out / "decoder.pt", {"vae": vae}, peak=7e-4, options=options, decay=0.99)

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, UNet2DConditionModel
-from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
@@ -29,6 +28,7 @@ from common import Everything, Pictures, Seen, article, by_palette, palette
 from controlnet import canny
 from data import STYLES
 from unet import chosen
+from vae import write_rows
 
 STEPS, GUIDANCE, LENGTH = 20, 4.0, 77
 NAMES = list(STYLES)
@@ -271,9 +271,7 @@ def main():
         count = min(16, len(items))
         maps = hints[:count, None].expand(-1, 3, -1, -1).float() / 127.5 - 1
         lines = [real[:count], alone[:count], references[:count], by_style[:count], maps, structured[:count], everything[:count]]
-        grid = torch.cat([torch.cat(list(line), 2) for line in lines], 1)
-        picture = Image.fromarray(bytes_of(grid[None])[0])
-        picture.resize((picture.width * 2, picture.height * 2), Image.NEAREST).save(options.sheet)
+        write_rows(lines, options.sheet)
 
 
 if __name__ == "__main__":

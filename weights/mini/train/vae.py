@@ -60,14 +60,19 @@ def loss_of(vae, judge, pixels, generator):
     return loss_of_pixels(judge, out, pixels) + 1e-4 * posterior.kl().float().mean() / 256
 
 
+def write_rows(rows, path):
+    """Pictures in rows, one below the other, at twice their size."""
+    grid = torch.cat([torch.cat(list(row), 2) for row in rows], 1)
+    picture = Image.fromarray(((grid + 1) * 127.5).round().byte().permute(1, 2, 0).contiguous().numpy())
+    picture.resize((picture.width * 2, picture.height * 2), Image.NEAREST).save(path)
+
+
 @torch.no_grad()
 def sheet(vae, pictures, path, count=12):
     """Writes it; the signal to noise ratio of what is on it."""
     pixels = pictures[pictures.held_out[:: max(1, len(pictures.held_out) // count)][:count]]
     out = vae.decode(vae.encode(pixels).latent_dist.mean).sample.clamp(-1, 1)
-    rows = [torch.cat(list(row), 2) for row in (pixels, out)]
-    grid = ((torch.cat(rows, 1) + 1) * 127.5).round().byte().permute(1, 2, 0)
-    Image.fromarray(grid.numpy()).resize((grid.shape[1] * 2, grid.shape[0] * 2), Image.NEAREST).save(path)
+    write_rows([pixels, out], path)
     return float(10 * torch.log10(4 / F.mse_loss(out, pixels)))
 
 
