@@ -1,10 +1,12 @@
 //! The main job: a prompt says what, one picture says how it is painted, another gives the structure.
 //!
 //! ```sh
-//! cargo run --release --example style_and_structure -- MODEL IP_ADAPTER IMAGE_ENCODER CONTROLNET STYLE STRUCTURE out.png
+//! cargo run --release --example style_and_structure -- MODEL IP_ADAPTER IMAGE_ENCODER CONTROLNET STYLE STRUCTURE PROMPT out.png
 //! ```
-//! For a first try: `weights/mini weights/mini/{ip-adapter.safetensors,image_encoder,controlnet}` and
-//! `docs/images/mini/{style-stencil.png,shape-heart.png}`.
+//! Paints two seeds, as out-7.png and out-8.png.
+//!
+//! For a first try: `weights/mini weights/mini/{ip-adapter.safetensors,image_encoder,controlnet}
+//! docs/images/mini/{style-stencil.png,shape-heart.png} "a red apple" out.png`.
 
 use impasto::control::Preprocessor;
 use impasto::device::{Backend, Precision};
@@ -16,8 +18,8 @@ use impasto::{Error, Result};
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [model, ip_adapter, image_encoder, controlnet, style, structure, output] = args.as_slice() else {
-        let expected = "expected MODEL IP_ADAPTER IMAGE_ENCODER CONTROLNET STYLE STRUCTURE OUT.png";
+    let [model, ip_adapter, image_encoder, controlnet, style, structure, prompt, output] = args.as_slice() else {
+        let expected = "expected MODEL IP_ADAPTER IMAGE_ENCODER CONTROLNET STYLE STRUCTURE PROMPT OUT.png";
         return Err(Error::usage("arguments", expected));
     };
     let paths = ModelPaths {
@@ -27,9 +29,12 @@ fn main() -> Result<()> {
         controlnet: Some(controlnet.into()),
         ..ModelPaths::default()
     };
+    let (device, _) = Backend::Auto.open()?;
+    let mut diffusion = Diffusion::open(&paths, &device, Precision::for_device(&device))?;
     let request = Request {
-        prompt: "a rocket on its launch pad, thick paint".into(),
-        negative: "blurry".into(),
+        // The model's own width, in the structure picture's proportions: at that picture's size a small model falls apart.
+        width: Some(diffusion.native_side()),
+        prompt: prompt.into(),
         style: vec![read::open(style)?],
         style_scale: 0.7,
         // Only the blocks that carry style; `Full` also takes over what is in the style picture.
@@ -41,8 +46,6 @@ fn main() -> Result<()> {
         control_end: 0.8,
         ..Request::default()
     };
-    let (device, _) = Backend::Auto.open()?;
-    let mut diffusion = Diffusion::open(&paths, &device, Precision::for_device(&device))?;
     // Encoders, keys and values and the map are worked out once; every further seed costs only its steps.
     let prepared = diffusion.prepare(&request, &mut silent)?;
     for (index, seed) in (7..9).enumerate() {
