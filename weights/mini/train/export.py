@@ -1,8 +1,8 @@
 """Stage 8: what the stages left in OUT, in half precision, as one folder that diffusers and Impasto load.
 
-    python export.py OUT FOLDER
+    python export.py OUT FOLDER [--mean MODEL]
 
-FOLDER gets the parts of a Stable Diffusion in diffusers' layout, and beside them image_encoder, controlnet and
+With --mean the UNet is the mean of OUT's and of MODEL's, which it was trained from (Wortsman et al. 2022, arXiv:2203.05482). FOLDER gets the parts of a Stable Diffusion in diffusers' layout, and beside them image_encoder, controlnet and
 ip-adapter.safetensors.
 """
 
@@ -31,8 +31,10 @@ INDEX = {
 }
 
 
-def halved(source, target):
+def halved(source, target, other=None):
     tensors = load_file(source)
+    if other:
+        tensors = {name: (value.float() + tensors[name]) / 2 for name, value in load_file(other).items()}
     target.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}, target, {"format": "pt"})
     target.chmod(0o644)
@@ -42,11 +44,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--mean", type=Path)
     options = parser.parse_args()
     for part in PARTS:
         source, target = options.out / part, options.folder / Path(part).name
         (weights,) = source.glob("*.safetensors")
-        halved(weights, target / weights.name)
+        halved(weights, target / weights.name, options.mean / "unet" / weights.name if options.mean and part == "model/unet" else None)
         # Where it lay while it was trained is nobody's business.
         config = {key: value for key, value in json.loads((source / "config.json").read_text()).items() if key != "_name_or_path"}
         (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
