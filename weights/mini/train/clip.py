@@ -84,6 +84,11 @@ def seen(pixels):
     return (pixels / 2 + 0.5 - mean) / deviation
 
 
+def embedded(net, pixels):
+    """Image embeddings [n, 256]."""
+    return net.visual_projection(net.vision_model(seen(pixels)).pooler_output)
+
+
 def loss_of(net, texts, pictures, see, indices, seed):
     rng = random.Random(seed)
     rows = [pictures.rows[index] for index in indices]
@@ -91,7 +96,7 @@ def loss_of(net, texts, pictures, see, indices, seed):
     pixels = see(indices, torch.Generator().manual_seed(seed))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         by_text = net.text_projection(texts(captions)).float()
-        by_image = net.visual_projection(net.vision_model(seen(pixels)).pooler_output).float()
+        by_image = embedded(net, pixels).float()
     logits = F.normalize(by_text, dim=1) @ F.normalize(by_image, dim=1).T * net.logit_scale.exp().clamp(max=100)
     # A caption without a style fits all pictures of its thing.
     fits = torch.tensor(
@@ -155,12 +160,12 @@ class Seeing(torch.nn.Module):
             with torch.no_grad():
                 there = judge.features(pixels)[-1].float().mean((2, 3))
                 said = judge.styled(there, pixels).float().softmax(1)
-            embedded = net.visual_projection(net.vision_model(seen(pixels)).pooler_output).float()
-        return F.cross_entropy(self.style(embedded), said) + 1 - F.cosine_similarity(self.features(embedded), there).mean()
+            by_image = embedded(net, pixels).float()
+        return F.cross_entropy(self.style(by_image), said) + 1 - F.cosine_similarity(self.features(by_image), there).mean()
 
     def told(self, net, pictures):
         """The share of held-out pictures whose style the embedding tells."""
-        return told(lambda pixels: self.style(net.visual_projection(net.vision_model(seen(pixels)).pooler_output)), pictures)
+        return told(lambda pixels: self.style(embedded(net, pixels)), pictures)
 
 
 def named_loss(net, names, seeing, pixels, things, styles, generator):
@@ -169,7 +174,7 @@ def named_loss(net, names, seeing, pixels, things, styles, generator):
     pixels = torch.cat([mixed(pixels[:half], styles[:half], generator), pixels[half:]])
     things = torch.cat([torch.full_like(things[:half], NONE), things[half:]])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        by_image = net.visual_projection(net.vision_model(seen(pixels)).pooler_output).float()
+        by_image = embedded(net, pixels).float()
     return names.loss(net, by_image, things, styles) + F.cross_entropy(seeing.style(by_image), styles, label_smoothing=0.05)
 
 
@@ -195,8 +200,7 @@ def meet(net, texts, pictures):
     images, pooled = [], []
     for at in range(0, len(pictures.train), 128):
         some = pictures.train[at : at + 128]
-        embedded = net.visual_projection(net.vision_model(seen(pictures[some])).pooler_output)
-        images.append(F.normalize(embedded, dim=1))
+        images.append(F.normalize(embedded(net, pictures[some]), dim=1))
         pooled.append(texts([caption(pictures.rows[index], random.Random(index))[0] for index in some]))
     net.text_projection.weight.copy_(torch.linalg.lstsq(torch.cat(pooled), torch.cat(images)).solution.T)
 
@@ -210,7 +214,7 @@ def ranks(net, words, pictures, count=200, seed=0):
     texts = encode(words, [article(names[concept]) for concept in chosen])
     by_text = F.normalize(net.text_projection(net.text_model(texts).pooler_output), dim=1)
     shown = [index for index in pictures.held_out if pictures.rows[index]["concept"] in set(chosen)]
-    by_image = F.normalize(net.visual_projection(net.vision_model(seen(pictures[shown])).pooler_output), dim=1)
+    by_image = F.normalize(embedded(net, pictures[shown]), dim=1)
     best = (by_image @ by_text.T).topk(5, dim=1).indices
     right = torch.tensor([chosen.index(pictures.rows[index]["concept"]) for index in shown])[:, None]
     styles = encode(words, [phrases[0] for phrases in STYLES.values()])
